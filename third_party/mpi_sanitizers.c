@@ -1,0 +1,13 @@
+/* What the sanitizers are to overlook inside MPI's own libraries, which are not built with them. Linked into each
+ * program that uses MPI; without a sanitizer nothing calls these functions. */
+
+const char *__lsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void);
+
+const char *__lsan_default_suppressions(void) {
+  return "leak:libmpi\nleak:libopen-pal\nleak:libopen-rte\nleak:libpmix\nleak:libhwloc\nleak:libevent\n";
+}
+
+const char *__tsan_default_suppressions(void) {
+  return "called_from_lib:libmpi.so\ncalled_from_lib:libopen-pal.so\ncalled_from_lib:libopen-rte.so\n";
+}
