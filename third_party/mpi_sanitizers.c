@@ -1,22 +1,23 @@
 /* What the sanitizers are to overlook inside MPI's own libraries, which are not built with them. Linked into each
  * program that uses MPI; without a sanitizer nothing calls these functions. */
 
-const char *__lsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void);
+const char* __lsan_default_suppressions(void);
+const char* __tsan_default_suppressions(void);
 
-const char *__lsan_default_suppressions(void) {
-  return "leak:libmpi\nleak:libopen-pal\nleak:libopen-rte\nleak:libpmix\nleak:libhwloc\nleak:libevent\nleak:mca_\nleak:vasprintf\n";
+const char* __lsan_default_suppressions(void) {
+  return "leak:libmpi\nleak:libopen-pal\nleak:libopen-rte\nleak:libpmix\nleak:libhwloc\nleak:libevent\nleak:mca_\n"
+         "leak:vasprintf\n";
 }
 
-const char *__tsan_default_suppressions(void) {
+const char* __tsan_default_suppressions(void) {
   return "called_from_lib:libmpi.so\ncalled_from_lib:libopen-pal.so\ncalled_from_lib:libopen-rte.so\n";
 }
 
 #if defined(__SANITIZE_ADDRESS__)
 /* Open MPI unloads its plugins before the leak check, which can then no longer name them: keep them. */
-int dlclose(void *handle);
+int dlclose(void* handle);
 
-int dlclose(void *handle) {
+int dlclose(void* handle) {
   (void)handle;
   return 0;
 }
