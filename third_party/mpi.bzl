@@ -24,6 +24,8 @@ cc_library(
     srcs = {srcs},
     hdrs = glob({hdrs}),
     includes = {includes},
+    # MPI's old C++ interface needs a library of its own.
+    defines = ["OMPI_SKIP_MPICXX", "MPICH_SKIP_MPICXX"],
     linkopts = {linkopts},
     target_compatible_with = {constraint},
     alwayslink = True,
