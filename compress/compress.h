@@ -1,5 +1,6 @@
-/* What is sent: a spec becomes a slimCompressor (two directions, each feedback over a codec tree), and three passes turn
- * elements into payloads and back. This layer knows no ranks' addresses and no transport; docs/format.md fixes its bits. */
+/* What is sent: a spec becomes a slimCompressor (two directions, each feedback over a codec tree), and three passes
+ * turn elements into payloads and back. This layer knows no ranks' addresses and no transport; docs/format.md fixes its
+ * bits. */
 #ifndef SLIM_COMPRESS_H_
 #define SLIM_COMPRESS_H_
 
@@ -13,25 +14,27 @@ extern "C" {
 
 /* ---- Errors ---------------------------------------------------------------------------------------------------- */
 
-/* Remembers a message for slimGetLastError (thread-local) and answers result, so that `return slimFail(…)` reads well. */
+/* Remembers a message for slimGetLastError (thread-local) and answers result, so that `return slimFail(…)` reads well.
+ */
 slimResult_t slimFail(slimResult_t result, const char* format, ...) __attribute__((format(printf, 2, 3)));
 const char* slimLastMessage(void);
-#define SLIM_CHECK(call)                       \
-  do {                                         \
-    slimResult_t slimCheck_ = (call);          \
+#define SLIM_CHECK(call)                              \
+  do {                                                \
+    slimResult_t slimCheck_ = (call);                 \
     if (slimCheck_ != slimSuccess) return slimCheck_; \
   } while (0)
 
 /* ---- Element types --------------------------------------------------------------------------------------------- */
 
-size_t slimTypeBytes(slimDataType_t type);      /* 0 for an unknown type */
-bool slimTypeIsFloat(slimDataType_t type);      /* fp16, bf16, fp32, fp64 */
-size_t slimRealBytes(slimDataType_t type);      /* of its state: 8 for fp64, else 4 */
+size_t slimTypeBytes(slimDataType_t type); /* 0 for an unknown type */
+bool slimTypeIsFloat(slimDataType_t type); /* fp16, bf16, fp32, fp64 */
+size_t slimRealBytes(slimDataType_t type); /* of its state: 8 for fp64, else 4 */
 const char* slimTypeName(slimDataType_t type);
 
 /* ---- Compressors ------------------------------------------------------------------------------------------------ */
 
-/* One row of the feedback table (docs/design.md): u = x + sigma·s; s ← a·s + b·x + c·û; out = h + nu·m; h ← h + lambda·m. */
+/* One row of the feedback table (docs/design.md): u = x + sigma·s; s ← a·s + b·x + c·û; out = h + nu·m; h ← h +
+ * lambda·m. */
 typedef enum {
   slimFeedbackNone,
   slimFeedbackEf,
@@ -47,14 +50,14 @@ typedef struct {
   slimFeedbackKind kind;
   double sigma, a, b, c;
   double nu, lambda;
-  double momentum;   /* ef21: eta of v ← v + eta·(x − v); 0: none */
-  double refresh;    /* rand_diana: probability p that x (or s, when flagged) travels in full precision */
-  bool replace;      /* rand_diana: x travels instead of û, not beside it */
-  bool memory;       /* the sender keeps s (n values) */
-  bool shifts;       /* the receiver keeps h */
-  uint64_t warmup;   /* first steps sent in full precision, without touching state */
-  uint64_t resync;   /* every so many steps h ← mean s_i in full precision; 0: never */
-  bool initFirst;    /* the first message is x in full precision: s = x, h = mean x */
+  double momentum; /* ef21: eta of v ← v + eta·(x − v); 0: none */
+  double refresh;  /* rand_diana: probability p that x (or s, when flagged) travels in full precision */
+  bool replace;    /* rand_diana: x travels instead of û, not beside it */
+  bool memory;     /* the sender keeps s (n values) */
+  bool shifts;     /* the receiver keeps h */
+  uint64_t warmup; /* first steps sent in full precision, without touching state */
+  uint64_t resync; /* every so many steps h ← mean s_i in full precision; 0: never */
+  bool initFirst;  /* the first message is x in full precision: s = x, h = mean x */
 } slimFeedback;
 
 typedef struct slimTree slimTree; /* a compiled codec tree */
@@ -110,14 +113,15 @@ typedef struct {
 
 typedef struct {
   double xx, uu, error, ss; /* Σx², Σu², Σ(u−û)², Σs² over the elements looked at (error and uu: over the same ones) */
-  uint64_t flagged;         /* units */
+  uint64_t flagged; /* units */
 } slimPassStats;
 
 typedef struct slimPool slimPool; /* threads of one rank; NULL: the caller's thread alone */
 slimResult_t slimPoolCreate(slimPool** pool, int threads);
 void slimPoolDestroy(slimPool* pool);
 
-/* encode: payload ← C(x + sigma·s), and the sender's state. x: n elements of type; s, v: n reals or NULL. stats is added to; may be NULL. */
+/* encode: payload ← C(x + sigma·s), and the sender's state. x: n elements of type; s, v: n reals or NULL. stats is
+ * added to; may be NULL. */
 typedef struct {
   const slimDirection* direction;
   slimStamp stamp;
@@ -129,7 +133,7 @@ typedef struct {
   uint8_t* payload; /* slimPayloadBytes; 16-byte aligned */
   slimPassStats* stats;
 } slimEncodePass;
-void slimPassEncode(const slimEncodePass* pass, slimPool* pool);
+slimResult_t slimPassEncode(const slimEncodePass* pass, slimPool* pool);
 
 /* reduce: N payloads of the same piece → mean → (h) → one payload' for the downlink, or y. */
 typedef struct {
@@ -139,16 +143,16 @@ typedef struct {
   uint64_t n, first;
   int ranks;
   const uint8_t* const* payloads;
-  double weight; /* of each payload: 1/N */
-  void* h;       /* n reals or NULL */
+  double weight;             /* of each payload: 1/N */
+  void* h;                   /* n reals or NULL */
   const slimDirection* down; /* NULL: write y */
-  void* e;                   /* downlink state at this piece: n reals (ef: read and written; shifts: H, read only) or NULL */
-  uint8_t* payload;          /* downlink payload */
-  void* y;                   /* n elements, if down is NULL */
-  double factor;             /* y is multiplied by it: N for op=sum, else 1 */
-  slimPassStats* stats;      /* of the downlink's encode */
+  void* e;              /* downlink state at this piece: n reals (ef: read and written; shifts: H, read only) or NULL */
+  uint8_t* payload;     /* downlink payload */
+  void* y;              /* n elements, if down is NULL */
+  double factor;        /* y is multiplied by it: N for op=sum, else 1 */
+  slimPassStats* stats; /* of the downlink's encode */
 } slimReducePass;
-void slimPassReduce(const slimReducePass* pass, slimPool* pool);
+slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool);
 
 /* decode: payload → û → y = factor·(H + nu·û), H ← H + lambda·û. Without H: y = factor·û. */
 typedef struct {
@@ -161,10 +165,10 @@ typedef struct {
   void* y; /* n elements; NULL: only H is updated */
   double factor;
 } slimDecodePass;
-void slimPassDecode(const slimDecodePass* pass, slimPool* pool);
+slimResult_t slimPassDecode(const slimDecodePass* pass, slimPool* pool);
 
 /* slimTensorCancelStep's: s ← s + û − x, û decoded from the payload that was sent. n reals s. */
-void slimPassCancel(const slimDecodePass* sent, const void* x, void* s, slimPool* pool);
+slimResult_t slimPassCancel(const slimDecodePass* sent, const void* x, void* s, slimPool* pool);
 
 /* ---- Headers (format.md §4) ------------------------------------------------------------------------------------- */
 
@@ -178,15 +182,20 @@ typedef struct {
 enum { slimHeaderError = 1, slimHeaderDense = 2 };
 
 void slimHeaderWrite(uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first, uint64_t bytes, int flags);
-/* Compares a received header with what this rank expects (stamp.rank: the sender). The message names field and ranks. */
-slimResult_t slimHeaderCheck(const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first, uint64_t bytes, int flags);
+/* Compares a received header with what this rank expects (stamp.rank: the sender). The message names field and ranks.
+ */
+slimResult_t slimHeaderCheck(const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first, uint64_t bytes,
+                             int flags);
 
-/* ---- Dense messages: full precision, real = float or double (of type fp64) ------------------------------------------- */
+/* ---- Dense messages: full precision, real = float or double (of type fp64)
+ * ------------------------------------------- */
 
 /* payload ← header and n values of x (elements of type, or reals if xIsReal). */
-void slimDenseEncode(const slimStamp* stamp, slimDataType_t type, const void* x, bool xIsReal, uint64_t n, uint64_t first, uint8_t* payload);
+void slimDenseEncode(const slimStamp* stamp, slimDataType_t type, const void* x, bool xIsReal, uint64_t n,
+                     uint64_t first, uint8_t* payload);
 /* dst (n reals) ← weight·Σ payloads in rank order, starting at +0. */
-void slimDenseReduce(slimDataType_t type, uint64_t n, int ranks, const uint8_t* const* payloads, double weight, void* dst);
+void slimDenseReduce(slimDataType_t type, uint64_t n, int ranks, const uint8_t* const* payloads, double weight,
+                     void* dst);
 /* reals ↔ elements: y ← factor·src, rounded to type; dst ← src. */
 void slimFromReal(slimDataType_t type, const void* src, uint64_t n, double factor, void* y);
 void slimToReal(slimDataType_t type, const void* src, uint64_t n, void* dst);

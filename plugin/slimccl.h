@@ -44,20 +44,22 @@ typedef enum {
 
 /* Settings of a communicator; all ranks give the same. Start from SLIM_CONFIG_INITIALIZER. */
 typedef struct {
-  size_t size;        /* sizeof(slimConfig_t): lets the struct grow */
-  uint64_t seed;      /* of all random draws; the same seed gives the same bits. Default 1 */
-  slimAlgo_t algo;    /* default slimAlgoAuto */
-  int threads;        /* CPU threads a rank for encode, reduce, decode; 0 = cores left to this rank (local: 1) */
-  size_t sliceBytes;  /* tensor bytes a pipeline slice; 0 = default (8 MiB); never changes results of block codecs
-                         except through which rank owns what */
-  double timeout;     /* seconds to wait for other ranks before slimRemoteError names them; 0 = 600 */
+  size_t size;       /* sizeof(slimConfig_t): lets the struct grow */
+  uint64_t seed;     /* of all random draws; the same seed gives the same bits. Default 1 */
+  slimAlgo_t algo;   /* default slimAlgoAuto */
+  int threads;       /* CPU threads a rank for encode, reduce, decode; 0 = cores left to this rank (local: 1) */
+  size_t sliceBytes; /* tensor bytes a pipeline slice; 0 = default (8 MiB); never changes results of block codecs
+                        except through which rank owns what */
+  double timeout;    /* seconds to wait for other ranks before slimRemoteError names them; 0 = 600 */
 } slimConfig_t;
-#define SLIM_CONFIG_INITIALIZER {sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0}
+#define SLIM_CONFIG_INITIALIZER \
+  { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0 }
 
 /* nranks virtual ranks inside this process: comms[r] is rank r's handle, to be used by a thread of its own (or, for
  * nranks = 1, by the caller). config may be NULL. */
 SLIM_API slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t* config);
-/* Frees the rank's handle and all its tensors. NULL is allowed. For local ranks: call it once for each handle, after all ranks' calls ended. */
+/* Frees the rank's handle and all its tensors. NULL is allowed. For local ranks: call it once for each handle, after
+ * all ranks' calls ended. */
 SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);
 SLIM_API slimResult_t slimCommCount(slimComm_t comm, int* count);
 SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
@@ -66,16 +68,19 @@ SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
 
 /* A tensor slot of comm. spec: a compressor (docs/specs.md), e.g. "ef(topk(ratio=0.01))" or
  * "up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8))". slot: the tensor's number, the same on all ranks, unused so far.
- * Count, type, collective and algorithm are fixed by the first call that uses the tensor; its state is allocated then. */
+ * Count, type, collective and algorithm are fixed by the first call that uses the tensor; its state is allocated then.
+ */
 SLIM_API slimResult_t slimTensorCreate(slimTensor_t* tensor, slimComm_t comm, const char* spec, uint32_t slot);
 SLIM_API slimResult_t slimTensorDestroy(slimTensor_t tensor);
 /* The spec as understood, both directions written out. Valid while the tensor lives. */
 SLIM_API const char* slimTensorSpec(slimTensor_t tensor);
-/* shift: sets this rank's constant shift h_i (n values of the tensor's type; all ranks call it with the same n; DCGD-SHIFT, DCGD-STAR, arXiv 2206.10452).
- * Before the first use, or between steps. The mean of the shifts is formed at the next call, in full precision. */
+/* shift: sets this rank's constant shift h_i (n values of the tensor's type; all ranks call it with the same n;
+ * DCGD-SHIFT, DCGD-STAR, arXiv 2206.10452). Before the first use, or between steps. The mean of the shifts is formed at
+ * the next call, in full precision. */
 SLIM_API slimResult_t slimTensorSetShift(slimTensor_t tensor, const void* shift, size_t count, slimDataType_t datatype);
-/* Multiplies all state by factor = new unit / old unit of x, e.g. new over old loss scale (AMP), or old over new learning rate where the rate
- * is inside the memory (Mem-SGD, arXiv 1809.07599). Same factor on all ranks; finite, > 0. */
+/* Multiplies all state by factor = new unit / old unit of x, e.g. new over old loss scale (AMP), or old over new
+ * learning rate where the rate is inside the memory (Mem-SGD, arXiv 1809.07599). Same factor on all ranks; finite, > 0.
+ */
 SLIM_API slimResult_t slimTensorRescale(slimTensor_t tensor, double factor);
 /* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. sendbuff: the x of the last
  * call, unchanged and not reduced in place. */
@@ -85,22 +90,22 @@ SLIM_API slimResult_t slimTensorReset(slimTensor_t tensor);
 
 /* What a tensor's calls did so far on this rank. Errors are of the last call unless said otherwise. */
 typedef struct {
-  size_t size;              /* sizeof(slimTensorStats_t), set by the caller */
-  uint64_t calls;           /* compressed calls */
-  uint64_t elements;        /* elements of all calls */
-  uint64_t wireBytes;       /* bytes this rank sent, headers included, all calls */
-  uint64_t plainBytes;      /* bytes a plain ring collective of the same tensors sends: allreduce 2(N-1)/N·n·size */
-  uint64_t stateBytes;      /* feedback memory of this rank, now */
-  uint64_t flaggedUnits;    /* units with NaN, Inf or overflow that this rank encoded, all calls */
-  double relativeError;     /* ‖u − û‖ / ‖u‖ of this rank's uplink (without feedback: from every 8th unit) */
-  double stateRatio;        /* ‖s‖ / ‖x‖ after the last call; 0 without uplink state */
+  size_t size;           /* sizeof(slimTensorStats_t), set by the caller */
+  uint64_t calls;        /* compressed calls */
+  uint64_t elements;     /* elements of all calls */
+  uint64_t wireBytes;    /* bytes this rank sent, headers included, all calls */
+  uint64_t plainBytes;   /* bytes a plain ring collective of the same tensors sends: allreduce 2(N-1)/N·n·size */
+  uint64_t stateBytes;   /* feedback memory of this rank, now */
+  uint64_t flaggedUnits; /* units with NaN, Inf or overflow that this rank encoded, all calls */
+  double relativeError;  /* ‖u − û‖ / ‖u‖ of this rank's uplink (without feedback: from every 8th unit) */
+  double stateRatio;     /* ‖s‖ / ‖x‖ after the last call; 0 without uplink state */
   double encodeSeconds, exchangeSeconds, reduceSeconds, decodeSeconds; /* all calls */
 } slimTensorStats_t;
 SLIM_API slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats);
 
-/* Writes all tensors of comm (this rank's state) to a file, or reads them back. Loading wants a communicator of the same size,
- * the same rank, and tensors created with the same slots and specs; then a continued run has the bits of one that never
- * stopped. A truncated or altered file is refused. Versioned, checksummed (docs/format.md §9). */
+/* Writes all tensors of comm (this rank's state) to a file, or reads them back. Loading wants a communicator of the
+ * same size, the same rank, and tensors created with the same slots and specs; then a continued run has the bits of one
+ * that never stopped. A truncated or altered file is refused. Versioned, checksummed (docs/format.md §9). */
 SLIM_API slimResult_t slimStateSave(slimComm_t comm, const char* path);
 SLIM_API slimResult_t slimStateLoad(slimComm_t comm, const char* path);
 
@@ -110,20 +115,21 @@ SLIM_API slimResult_t slimStateLoad(slimComm_t comm, const char* path);
 typedef void* slimStream_t;
 
 /* recvbuff[i] = sum or mean over ranks of sendbuff[i]. */
-SLIM_API slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,
-                           slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
-/* Root's count elements to all; the root's recvbuff also holds the decoded values. sendbuff is read on the root only. */
-SLIM_API slimResult_t slimBroadcast(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, int root,
-                           slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
+SLIM_API slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,
+                                    slimRedOp_t op, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
+/* Root's count elements to all; the root's recvbuff also holds the decoded values. sendbuff is read on the root only.
+ */
+SLIM_API slimResult_t slimBroadcast(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,
+                                    int root, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
 /* slimAllReduce whose result only the root receives (recvbuff unused elsewhere). */
-SLIM_API slimResult_t slimReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,
-                        int root, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
+SLIM_API slimResult_t slimReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,
+                                 slimRedOp_t op, int root, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
 /* sendbuff: ranks·recvcount elements; rank r receives elements r·recvcount … of the reduction. Uplink only. */
 SLIM_API slimResult_t slimReduceScatter(const void* sendbuff, void* recvbuff, size_t recvcount, slimDataType_t datatype,
-                               slimRedOp_t op, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
+                                        slimRedOp_t op, slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
 /* recvbuff: ranks·sendcount elements, rank r's at r·sendcount. Uplink only. */
 SLIM_API slimResult_t slimAllGather(const void* sendbuff, void* recvbuff, size_t sendcount, slimDataType_t datatype,
-                           slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
+                                    slimTensor_t tensor, slimComm_t comm, slimStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,236 @@
+/* Block mathematics that every codec shares: bits of floats, the reduction tree, random draws, bit packing.
+ * format.md §2, §3, §5. Loops are written so that the compiler vectorises them for the instruction set at hand. */
+#ifndef SLIM_COMPRESS_BLOCK_H_
+#define SLIM_COMPRESS_BLOCK_H_
+
+#include <math.h>
+#include <string.h>
+
+#include "compress/node.h"
+
+/* What a codec is told about the block before it. */
+typedef struct {
+  uint32_t size;    /* elements, padded with zeros: 64 or a multiple of 128 */
+  uint32_t nv;      /* valid ones */
+  uint32_t maxBits; /* largest bits & 0x7fffffff; the caller has checked that it is finite */
+  float scale;      /* s_u: 2^e of an enclosing rotate, else 1 */
+  uint64_t first;   /* virtual index of element 0, for draws */
+  const slimDraw* draw;
+  float* scratch; /* free for the codec, 64-byte aligned */
+} slimBlock;
+
+#define SLIM_ASSUME_BLOCK(n)                           \
+  do {                                                 \
+    if ((n) == 0 || (n) % 64) __builtin_unreachable(); \
+  } while (0)
+
+static inline uint32_t slimBits(float x) {
+  uint32_t b;
+  memcpy(&b, &x, 4);
+  return b;
+}
+static inline float slimFloat(uint32_t b) {
+  float x;
+  memcpy(&x, &b, 4);
+  return x;
+}
+
+enum { SLIM_INF_BITS = 0x7f800000, SLIM_NAN_BITS = 0x7fc00000 };
+static inline bool slimFinite(float x) { return (slimBits(x) & 0x7fffffffu) < SLIM_INF_BITS; }
+
+static inline uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
+  SLIM_ASSUME_BLOCK(n);
+  uint32_t m = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t b = slimBits(v[i]) & 0x7fffffffu;
+    m = b > m ? b : m;
+  }
+  return m;
+}
+
+/* e = exponent of the block's maximum, p = 2^-e, up = 2^e. */
+typedef struct {
+  float p, up;
+  int e;
+} slimNormal;
+static inline slimNormal slimNormalise(uint32_t maxBits) {
+  int field = (int)(maxBits >> 23);
+  if (field < 1) field = 1;
+  slimNormal n = {field == 254 ? 0x1p-127f : slimFloat((uint32_t)(254 - field) << 23), slimFloat((uint32_t)field << 23),
+                  field - 127};
+  return n;
+}
+
+/* The reduction tree over size elements: expr is a float expression of i. */
+#define SLIM_TREE_SUM(result, size, i, expr)                    \
+  do {                                                          \
+    float slimA_[128] __attribute__((aligned(64))) = {0};       \
+    if ((size) >= 128) {                                        \
+      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128) \
+        for (uint32_t slimC_ = 0; slimC_ < 128; slimC_++) {     \
+          const uint32_t i = slimR_ + slimC_;                   \
+          slimA_[slimC_] += (expr);                             \
+        }                                                       \
+    } else {                                                    \
+      for (uint32_t i = 0; i < 64; i++) slimA_[i] += (expr);    \
+    }                                                           \
+    (result) = slimTreeFold(slimA_);                            \
+  } while (0)
+
+static inline float slimTreeFold(float* a) {
+  for (uint32_t j = 0; j < 64; j++) a[j] += a[j + 64];
+  for (uint32_t j = 0; j < 32; j++) a[j] += a[j + 32];
+  for (uint32_t j = 0; j < 16; j++) a[j] += a[j + 16];
+  for (uint32_t w = 8; w; w /= 2)
+    for (uint32_t j = 0; j < w; j++) a[j] += a[j + w];
+  return a[0];
+}
+
+/* ---- Draws ------------------------------------------------------------------------------------------------------ */
+
+/* Philox4x32-7 at counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. */
+static inline void slimPhilox(uint32_t* restrict words, uint32_t c0, uint32_t n, const uint32_t counter[3],
+                              const uint32_t key[2]) {
+  for (uint32_t i = 0; i < n; i += 16) {
+    for (uint32_t j = 0; j < 16; j++) {
+      uint32_t x0 = c0 + i + j, x1 = counter[0], x2 = counter[1], x3 = counter[2], k0 = key[0], k1 = key[1];
+      for (int round = 0; round < 7; round++) {
+        uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
+        x0 = (uint32_t)(b >> 32) ^ x1 ^ k0;
+        x1 = (uint32_t)b;
+        x2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
+        x3 = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+      }
+      words[4 * (i + j)] = x0;
+      words[4 * (i + j) + 1] = x1;
+      words[4 * (i + j) + 2] = x2;
+      words[4 * (i + j) + 3] = x3;
+    }
+  }
+}
+
+/* Words of `kind` for elements first … : perWord elements share 32 bits (1, 2 or 32). out holds size/perWord words,
+ * rounded up to 64. */
+static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
+                                 uint32_t size, uint32_t perWord, uint32_t* out) {
+  const uint32_t rank = shared ? SLIM_RANK_SHARED : draw->rank;
+  const uint32_t purpose = kind + 8 * branch + 64 * (shared ? 0 : draw->direction);
+  const uint32_t counter[3] = {draw->slot, draw->step, rank | purpose << 24};
+  uint32_t n = (size / perWord + 3) / 4;
+  slimPhilox(out, (uint32_t)(first / perWord / 4), (n + 15) & ~15u, counter, draw->key);
+}
+
+/* ---- Bit streams: element i at bits i·b … i·b + b − 1, least significant bit first ----------------------------------
+ */
+
+/* Codes of at most 8 bits, one a byte → n·bits/8 bytes. n is a multiple of 64. */
+static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, uint32_t bits) {
+  SLIM_ASSUME_BLOCK(n);
+  switch (bits) {
+    case 8:
+      memcpy(out, codes, n);
+      return;
+    case 4:
+      for (uint32_t i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
+      return;
+    case 2:
+      for (uint32_t i = 0; i < n / 4; i++)
+        out[i] = (uint8_t)(codes[4 * i] | codes[4 * i + 1] << 2 | codes[4 * i + 2] << 4 | codes[4 * i + 3] << 6);
+      return;
+    case 1:
+      for (uint32_t i = 0; i < n / 8; i++) {
+        uint64_t x;
+        memcpy(&x, codes + 8 * i, 8);
+        out[i] = (uint8_t)((x * 0x0102040810204080u) >> 56);
+      }
+      return;
+    default:
+      for (uint32_t i = 0; i < n / 8; i++) {
+        uint64_t x;
+        memcpy(&x, codes + 8 * i, 8);
+        x = (x & 0x00ff00ff00ff00ffu) | (x & 0xff00ff00ff00ff00u) >> (8 - bits);
+        x = (x & 0x0000ffff0000ffffu) | (x & 0xffff0000ffff0000u) >> (16 - 2 * bits);
+        x = (x & 0x00000000ffffffffu) | (x & 0xffffffff00000000u) >> (32 - 4 * bits);
+        memcpy(out + bits * i, &x, bits);
+      }
+  }
+}
+
+static inline void slimUnpack(uint8_t* restrict codes, const uint8_t* restrict in, uint32_t n, uint32_t bits) {
+  SLIM_ASSUME_BLOCK(n);
+  switch (bits) {
+    case 8:
+      memcpy(codes, in, n);
+      return;
+    case 4:
+      for (uint32_t i = 0; i < n / 2; i++) {
+        codes[2 * i] = in[i] & 15;
+        codes[2 * i + 1] = in[i] >> 4;
+      }
+      return;
+    case 2:
+      for (uint32_t i = 0; i < n / 4; i++) {
+        codes[4 * i] = in[i] & 3;
+        codes[4 * i + 1] = in[i] >> 2 & 3;
+        codes[4 * i + 2] = in[i] >> 4 & 3;
+        codes[4 * i + 3] = in[i] >> 6;
+      }
+      return;
+    case 1:
+      for (uint32_t i = 0; i < n / 8; i++) {
+        uint64_t x = ((uint64_t)in[i] * 0x8040201008040201u >> 7) & 0x0101010101010101u;
+        x = __builtin_bswap64(x);
+        memcpy(codes + 8 * i, &x, 8);
+      }
+      return;
+    default:
+      for (uint32_t i = 0; i < n / 8; i++) {
+        uint64_t x = 0, mask = (1u << bits) - 1;
+        memcpy(&x, in + bits * i, bits);
+        x = (x & 0x00000000ffffffffu & ((1ull << 4 * bits) - 1)) | (x >> 4 * bits) << 32;
+        x = (x & 0x0000ffff0000ffffu & (0x0000000100000001u * ((1ull << 2 * bits) - 1))) |
+            (x & (0x0000000100000001u * (((1ull << 2 * bits) - 1) << 2 * bits))) << (16 - 2 * bits);
+        x = (x & (0x0001000100010001u * mask)) | (x & (0x0001000100010001u * (mask << bits))) << (8 - bits);
+        memcpy(codes + 8 * i, &x, 8);
+      }
+  }
+}
+
+/* Codes of 9 to 16 bits, or selector indices: any n. out is zeroed by the caller. */
+static inline void slimPackWide(uint8_t* out, const uint16_t* codes, uint32_t n, uint32_t bits) {
+  uint64_t acc = 0;
+  uint32_t have = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    acc |= (uint64_t)codes[i] << have;
+    for (have += bits; have >= 8; have -= 8, acc >>= 8) *out++ = (uint8_t)acc;
+  }
+  if (have) *out = (uint8_t)acc;
+}
+static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n, uint32_t bits) {
+  uint64_t acc = 0;
+  uint32_t have = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    for (; have < bits; have += 8) acc |= (uint64_t)*in++ << have;
+    codes[i] = (uint16_t)(acc & ((1u << bits) - 1));
+    acc >>= bits;
+    have -= bits;
+  }
+}
+
+static inline void slimStoreFloat(uint8_t* out, float x) { memcpy(out, &x, 4); }
+static inline float slimLoadFloat(const uint8_t* in) {
+  float x;
+  memcpy(&x, in, 4);
+  return x;
+}
+
+/* Stores a scale, (x·2^e)·s_u; false if it or max times it is not finite (the unit is then flagged). */
+static inline bool slimStoreScale(uint8_t* out, float x, slimNormal normal, const slimBlock* b, float max) {
+  float scale = x * normal.up * b->scale;
+  slimStoreFloat(out, scale);
+  return slimFinite(scale) && slimFinite(scale * max);
+}
+
+#endif

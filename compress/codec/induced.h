@@ -1,0 +1,45 @@
+/* induced(C, Q): C's message and Q's of what C left over: turns a contractive C and an unbiased Q into an unbiased pair
+ * with omega·(1 − delta) (Shifted Compression, arXiv 2206.10452, and Horváth & Richtárik). format.md §5. */
+#ifndef SLIM_CODEC_INDUCED_H_
+#define SLIM_CODEC_INDUCED_H_
+
+#include "compress/block.h"
+#include "compress/option.h"
+
+SLIM_OPTIONS(induced) = {
+    {"C", slimOptionNode, NULL, 0, 0, NULL}, {"Q", slimOptionNode, NULL, 0, 0, NULL}, SLIM_END_OPTIONS};
+
+static inline const char* slimSetup_induced(slimNode* node, const slimOptionValues* o) {
+  (void)node, (void)o;
+  return NULL;
+}
+
+#ifdef SLIM_ISA /* the kernels */
+
+static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
+static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out);
+
+static inline bool slimEncode_induced(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                      uint8_t* const* sec) {
+  float* restrict rest = b->scratch;
+  slimBlock inner = *b;
+  inner.scratch = rest + b->size;
+  if (!slimEncodeNode(node->inner[0], &inner, v, sec)) return false;
+  slimDecodeNode(node->inner[0], &inner, sec, rest);
+  for (uint32_t i = 0; i < b->size; i++) rest[i] = v[i] - rest[i];
+  inner.maxBits = slimMaxBits(rest, b->size);
+  return slimEncodeNode(node->inner[1], &inner, rest, sec + node->inner[0]->allSections);
+}
+static inline void slimDecode_induced(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                      float* restrict out) {
+  float* restrict q = b->scratch;
+  slimBlock inner = *b;
+  inner.scratch = q + b->size;
+  slimDecodeNode(node->inner[0], &inner, sec, out);
+  slimDecodeNode(node->inner[1], &inner, sec + node->inner[0]->allSections, q);
+  for (uint32_t i = 0; i < b->size; i++) out[i] += q[i];
+}
+
+#endif
+
+#endif

@@ -1,0 +1,130 @@
+/* sign (signSGD), and onebit: a sign and one scale a block. Undithered: mean |v|, the least-squares scale (EF-signSGD).
+ * Dithered (FO-SGD, arXiv 2405.11095, below rotate): sign(v + t), t uniform in [−lambda, lambda]: its mean is v clipped
+ * to ±lambda. format.md §5. */
+#ifndef SLIM_CODEC_ONEBIT_H_
+#define SLIM_CODEC_ONEBIT_H_
+
+#include "compress/block.h"
+#include "compress/option.h"
+
+SLIM_OPTIONS(sign) = {{"scale", slimOptionReal, "1", 0x1p-126, 0x1p126, NULL}, SLIM_END_OPTIONS};
+SLIM_OPTIONS(onebit) = {{"dither", slimOptionFlag, "0", 0, 0, NULL},
+                        {"f", slimOptionReal, NULL, 0x1p-20, 0x1p20, NULL},
+                        {"lambda", slimOptionReal, NULL, 0x1p-126, 0x1p126, "inf"},
+                        {"block", slimOptionBlock, "512", 0, 0, NULL},
+                        SLIM_END_OPTIONS};
+
+static inline const char* slimSetup_sign(slimNode* node, const slimOptionValues* o) {
+  node->value = (float)o->value[0];
+  node->block = SLIM_MIN_BLOCK;
+  node->bits = 1;
+  node->sections = 1;
+  node->section[0] = (slimSection){SLIM_MIN_BLOCK / 8, 1};
+  return NULL;
+}
+static inline const char* slimSetup_onebit(slimNode* node, const slimOptionValues* o) {
+  bool dither = o->value[0] != 0;
+  if (o->given[1] && o->given[2]) return "f and lambda exclude each other";
+  if (!dither && (o->given[1] || o->given[2])) return "f and lambda need dither: onebit(dither, f=1.5)";
+  node->lambda = !dither           ? slimLambdaNone
+                 : !o->given[2]    ? slimLambdaNorm
+                 : o->value[2] < 0 ? slimLambdaMax
+                                   : slimLambdaFixed;
+  node->value = node->lambda == slimLambdaFixed ? (float)o->value[2] : o->given[1] ? (float)o->value[1] : 1.5f;
+  node->block = (uint32_t)o->value[3];
+  node->bits = 1;
+  node->sections = 2;
+  node->section[0] = (slimSection){4, 0};
+  node->section[1] = (slimSection){node->block / 8, 1};
+  return NULL;
+}
+
+static inline slimClass slimClass_sign(const slimNode* node, double n) {
+  (void)node, (void)n;
+  return (slimClass){INFINITY, 0, 1};
+}
+/* Undithered ‖v‖₁² ≥ ‖v‖₂², so delta ≥ 1/n; dithered with the least-squares scale E⟨v,q⟩² ≥ ‖v‖², so again. lambda =
+ * max: E‖q‖² = n·max² ≤ n‖v‖². Norm and fixed lambda clip: no class by themselves. */
+static inline slimClass slimClass_onebit(const slimNode* node, double n) {
+  double bits = 1 + 32.0 / n;
+  if (node->lambda == slimLambdaNone || node->lsq) return (slimClass){INFINITY, 1 / n, bits};
+  if (node->lambda == slimLambdaMax) return (slimClass){n - 1, 0, bits};
+  return (slimClass){INFINITY, 0, bits};
+}
+
+static inline void slimPackSigns(uint8_t* restrict out, const float* restrict v, uint32_t n) {
+  SLIM_ASSUME_BLOCK(n);
+  uint8_t codes[64];
+  for (uint32_t i = 0; i < n; i += 64) {
+    for (uint32_t j = 0; j < 64; j++) codes[j] = v[i + j] < 0;
+    slimPack(out + i / 8, codes, 64, 1);
+  }
+}
+/* ±scale, minus where the bit is 1. */
+static inline void slimUnpackSigns(float* restrict out, const uint8_t* restrict in, uint32_t n, float scale) {
+  SLIM_ASSUME_BLOCK(n);
+  const uint32_t bits = slimBits(scale);
+  for (uint32_t i = 0; i < n; i += 32) {
+    uint32_t w;
+    memcpy(&w, in + i / 8, 4);
+    for (uint32_t j = 0; j < 32; j++) out[i + j] = slimFloat((w << (31 - j) & 0x80000000u) ^ bits);
+  }
+}
+
+static inline bool slimEncode_sign(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
+  (void)node;
+  slimPackSigns(sec[0], v, b->size);
+  return true;
+}
+static inline void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  slimUnpackSigns(out, sec[0], b->size, node->value);
+}
+
+static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                     uint8_t* const* sec) {
+  const bool fixed = node->lambda == slimLambdaFixed;
+  const slimNormal normal = fixed ? (slimNormal){1, 1, 0} : slimNormalise(b->maxBits);
+  const float p = normal.p;
+  float scale = 0, sum;
+  switch (node->lambda) {
+    case slimLambdaNone:
+      SLIM_TREE_SUM(sum, b->size, i, fabsf(v[i] * p));
+      scale = b->nv ? sum / (float)b->nv : 0;
+      slimPackSigns(sec[1], v, b->size);
+      return slimStoreScale(sec[0], scale, normal, b, 1);
+    case slimLambdaNorm:
+      SLIM_TREE_SUM(sum, b->size, i, (v[i] * p) * (v[i] * p));
+      scale = b->nv ? node->value * sqrtf(sum / (float)b->nv) : 0;
+      break;
+    case slimLambdaMax:
+      scale = slimFloat(b->maxBits) * p;
+      break;
+    case slimLambdaFixed:
+      scale = b->maxBits ? node->value / b->scale : 0;
+      break;
+  }
+  uint32_t* words = (uint32_t*)(void*)b->scratch;
+  float* restrict t = b->scratch + b->size;
+  slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
+  const uint16_t* restrict d = (const uint16_t*)(const void*)words;
+  SLIM_ASSUME_BLOCK(b->size);
+  for (uint32_t i = 0; i < b->size; i++) t[i] = v[i] * p + scale * ((float)(2 * (int32_t)d[i] - 65535) * 0x1p-16f);
+  slimPackSigns(sec[1], t, b->size);
+  if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
+    float* restrict q = (float*)(void*)words;
+    slimUnpackSigns(q, sec[1], b->size, 1);
+    SLIM_TREE_SUM(sum, b->size, i, (v[i] * p) * q[i]);
+    return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, b, 1);
+  }
+  if (!fixed) return slimStoreScale(sec[0], scale, normal, b, 1);
+  slimStoreFloat(sec[0], b->maxBits ? node->value : 0);
+  return true;
+}
+static inline void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                     float* restrict out) {
+  (void)node;
+  slimUnpackSigns(out, sec[1], b->size, slimLoadFloat(sec[0]));
+}
+
+#endif

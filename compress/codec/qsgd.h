@@ -1,0 +1,170 @@
+/* qsgd (QSGD): levels −L … L of a step m/L, m the block's norm, stochastic or nearest rounding; ternary is L = 1
+ * (TernGrad with norm=inf, DIANA's quantiser with either norm, arXiv 1901.09269). Where feedback asks for contraction,
+ * the step is the least-squares one. format.md §5. */
+#ifndef SLIM_CODEC_QSGD_H_
+#define SLIM_CODEC_QSGD_H_
+
+#include "compress/block.h"
+#include "compress/option.h"
+
+SLIM_OPTIONS(qsgd) = {{"bits", slimOptionInt, NULL, 1, 8, NULL},
+                      {"levels", slimOptionInt, NULL, 1, 32767, NULL},
+                      {"norm", slimOptionChoice, "inf", 0, 0, "inf|2"},
+                      {"rounding", slimOptionChoice, "auto", 0, 0, "auto|stochastic|nearest"},
+                      {"block", slimOptionBlock, "512", 0, 0, NULL},
+                      SLIM_END_OPTIONS};
+SLIM_OPTIONS(ternary) = {
+    {"norm", slimOptionChoice, "inf", 0, 0, "inf|2"}, {"block", slimOptionBlock, "512", 0, 0, NULL}, SLIM_END_OPTIONS};
+
+enum { slimRoundingAuto = 0, slimRoundingStochastic = 1, slimRoundingNearest = 2 };
+
+static inline const char* slimSetupLevels(slimNode* node, uint32_t levels, uint32_t block) {
+  node->levels = levels;
+  node->bits = 1;
+  while ((1u << node->bits) < 2 * levels + 1) node->bits++;
+  node->block = block;
+  node->sections = 2;
+  node->section[0] = (slimSection){4, 0};
+  node->section[1] = (slimSection){node->block * node->bits / 8, node->bits};
+  return NULL;
+}
+static inline const char* slimSetup_qsgd(slimNode* node, const slimOptionValues* o) {
+  if (o->given[0] == o->given[1])
+    return o->given[0] ? "bits and levels exclude each other" : "bits= or levels= is missing";
+  if (o->given[0] && o->value[0] < 2) return "bits=1 has no zero level; use onebit";
+  node->norm2 = o->value[2] == 1;
+  node->nearest = o->value[3] == slimRoundingNearest;
+  uint32_t levels = o->given[0] ? (1u << ((uint32_t)o->value[0] - 1)) - 1 : (uint32_t)o->value[1];
+  return slimSetupLevels(node, levels, (uint32_t)o->value[4]);
+}
+static inline const char* slimSetup_ternary(slimNode* node, const slimOptionValues* o) {
+  node->norm2 = o->value[0] == 1;
+  return slimSetupLevels(node, 1, (uint32_t)o->value[1]);
+}
+
+/* norm 2: min(n/L², √n/L). norm inf: ΣΔ²f(1−f) ≤ Δ²n/4 and ≤ Δ‖v‖₁ − ‖v‖² for L = 1. Nearest: |error| ≤ Δ/2. */
+static inline slimClass slimClass_qsgd(const slimNode* node, double n) {
+  const double l = node->levels, bits = node->bits + 32.0 / n;
+  double omega;
+  if (node->norm2)
+    omega = l == 1 ? sqrt(n) - 1 : fmin(n / (l * l), sqrt(n) / l);
+  else
+    omega = l == 1 ? (1 + sqrt(n)) / 2 - 1 : fmin(n / (4 * l * l), sqrt(n) / l);
+  if (!node->nearest) return (slimClass){omega, node->lsq ? 1 / (1 + omega) : 0, bits};
+  /* norm=inf: the largest element is exact; the others err by Δ/2 or by themselves, whichever is less. norm=2: all may
+   * round to zero. */
+  if (node->norm2) return (slimClass){INFINITY, 0, bits};
+  double worst = (n - 1) / (4 * l * l);
+  return (slimClass){INFINITY, 1 / (1 + worst), bits};
+}
+static inline slimClass slimClass_ternary(const slimNode* node, double n) { return slimClass_qsgd(node, n); }
+
+/* |k| ≤ levels, as a float (signed): what the decoder multiplies by the step. */
+static inline int32_t slimQsgdLevel(float w, float r, float y, int32_t levels) {
+  float a = fabsf(w) * r;
+  int32_t k = (int32_t)a;
+  k += y < a - (float)k;
+  k = k < levels ? k : levels;
+  return w < 0 ? -k : k;
+}
+static inline int32_t slimQsgdNearest(float w, float r, int32_t levels) {
+  int32_t k = (int32_t)(fabsf(w) * r + 0.5f);
+  k = k < levels ? k : levels;
+  return w < 0 ? -k : k;
+}
+
+#define SLIM_QSGD_CODES(type, level)                                          \
+  do {                                                                        \
+    type* restrict slimC_ = (type*)codes;                                     \
+    for (uint32_t i = 0; i < size; i++) slimC_[i] = (type)((level) + levels); \
+  } while (0)
+/* Codes of up to 16 bits as signed levels times step. */
+static inline void slimQsgdValues(float* restrict out, const void* codes, uint32_t size, bool wide, int32_t levels,
+                                  float step) {
+  SLIM_ASSUME_BLOCK(size);
+  if (wide) {
+    const uint16_t* restrict c = codes;
+    for (uint32_t i = 0; i < size; i++) out[i] = (float)((int32_t)c[i] - levels) * step;
+  } else {
+    const uint8_t* restrict c = codes;
+    for (uint32_t i = 0; i < size; i++) out[i] = (float)((int32_t)c[i] - levels) * step;
+  }
+}
+
+static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
+  const uint32_t size = b->size;
+  const int32_t levels = (int32_t)node->levels;
+  const slimNormal normal = slimNormalise(b->maxBits);
+  const float p = normal.p;
+  const bool wide = node->bits > 8;
+  SLIM_ASSUME_BLOCK(size);
+
+  float m = slimFloat(b->maxBits) * p;
+  if (node->norm2) {
+    float sum;
+    SLIM_TREE_SUM(sum, size, i, (v[i] * p) * (v[i] * p));
+    m = sqrtf(sum);
+  }
+  const float r = m > 0 ? (float)levels / m : 0;
+
+  void* codes = b->scratch;
+  uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
+  if (node->nearest) {
+    if (wide)
+      SLIM_QSGD_CODES(uint16_t, slimQsgdNearest(v[i] * p, r, levels));
+    else
+      SLIM_QSGD_CODES(uint8_t, slimQsgdNearest(v[i] * p, r, levels));
+  } else if (node->norm2 || levels == 1) {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
+    if (wide)
+      SLIM_QSGD_CODES(uint16_t,
+                      slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
+    else
+      SLIM_QSGD_CODES(uint8_t,
+                      slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
+  } else {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
+    const uint16_t* restrict d = (const uint16_t*)(const void*)words;
+    if (wide)
+      SLIM_QSGD_CODES(uint16_t, slimQsgdLevel(v[i] * p, r, (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, levels));
+    else
+      SLIM_QSGD_CODES(uint8_t, slimQsgdLevel(v[i] * p, r, (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, levels));
+  }
+
+  float step = m / (float)levels;
+  if (node->lsq) {
+    float* restrict q = (float*)(void*)words;
+    float wq, qq;
+    slimQsgdValues(q, codes, size, wide, levels, 1);
+    SLIM_TREE_SUM(wq, size, i, (v[i] * p) * q[i]);
+    SLIM_TREE_SUM(qq, size, i, q[i] * q[i]);
+    step = qq > 0 ? wq / qq : 0;
+  }
+  if (wide)
+    slimPackWide(sec[1], codes, size, node->bits);
+  else
+    slimPack(sec[1], codes, size, node->bits);
+  return slimStoreScale(sec[0], step, normal, b, (float)levels);
+}
+static inline bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                      uint8_t* const* sec) {
+  return slimEncode_qsgd(node, b, v, sec);
+}
+
+static inline void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  const uint32_t size = b->size;
+  const bool wide = node->bits > 8;
+  void* codes = b->scratch;
+  if (wide)
+    slimUnpackWide(codes, sec[1], size, node->bits);
+  else
+    slimUnpack(codes, sec[1], size, node->bits);
+  slimQsgdValues(out, codes, size, wide, (int32_t)node->levels, slimLoadFloat(sec[0]));
+}
+static inline void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                      float* restrict out) {
+  slimDecode_qsgd(node, b, sec, out);
+}
+
+#endif

@@ -1,0 +1,232 @@
+/* topk (largest magnitudes) and randk (the smallest random keys): which values of a block are sent, and the inner codec
+ * that they go through. Scope block here; chunk and global are passes over a whole piece (cpu/piece.h). format.md §6.
+ */
+#ifndef SLIM_CODEC_SELECT_H_
+#define SLIM_CODEC_SELECT_H_
+
+#include "compress/block.h"
+#include "compress/option.h"
+
+#define SLIM_SELECTOR_OPTIONS                                                                \
+  {"ratio", slimOptionReal, NULL, 1e-9, 1, NULL}, {"k", slimOptionInt, NULL, 1, 1e15, NULL}, \
+      {"scope", slimOptionChoice, "block", 0, 0, "block|chunk|global"},                      \
+      {"block", slimOptionBlock, "4096", 0, 0, NULL}, {                                      \
+    "values", slimOptionNode, "fp32", 0, 0, NULL                                             \
+  }
+SLIM_OPTIONS(topk) = {SLIM_SELECTOR_OPTIONS, SLIM_END_OPTIONS};
+SLIM_OPTIONS(randk) = {SLIM_SELECTOR_OPTIONS,
+                       {"seed", slimOptionChoice, "own", 0, 0, "own|shared"},
+                       {"scale", slimOptionChoice, "auto", 0, 0, "auto|1|unbiased"},
+                       SLIM_END_OPTIONS};
+enum { slimScaleAuto = 0, slimScaleOne = 1, slimScaleUnbiased = 2 };
+
+static inline const char* slimSetupSelector(slimNode* node, const slimOptionValues* o, bool indices) {
+  if (o->given[0] == o->given[1]) return o->given[0] ? "ratio and k exclude each other" : "ratio= or k= is missing";
+  node->scope = (slimScope)o->value[2];
+  node->block = (uint32_t)o->value[3];
+  node->ratio = o->given[0] ? o->value[0] : 0;
+  node->k = o->given[1] ? (uint32_t)o->value[1] : 0;
+  if (node->scope != slimScopeBlock) return o->given[3] ? "block belongs to scope=block" : NULL;
+  if (node->k > node->block) return "k is larger than the block";
+  node->k = (uint32_t)slimSelectorCount(node, node->block);
+  if (!indices) return NULL;
+  node->bits = (uint32_t)__builtin_ctz(node->block);
+  node->sections = 1;
+  node->section[0] = (slimSection){(node->k * node->bits + 7) / 8, 0};
+  return NULL;
+}
+static inline const char* slimSetup_topk(slimNode* node, const slimOptionValues* o) {
+  return slimSetupSelector(node, o, true);
+}
+static inline const char* slimSetup_randk(slimNode* node, const slimOptionValues* o) {
+  const char* error = slimSetupSelector(node, o, false);
+  node->shared = o->value[5] == 1;
+  node->unbiased = o->value[6] == slimScaleUnbiased;
+  return error;
+}
+
+#ifdef SLIM_ISA /* the kernels */
+
+/* ---- Selection ----------------------------------------------------------------------------------------------------
+ */
+
+/* Topk's keys are the magnitude's bits, randk's order its draws the other way round: the largest keys win. */
+static inline void slimTopkKeys(int32_t* restrict keys, const float* restrict v, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) keys[i] = (int32_t)(slimBits(v[i]) & 0x7fffffffu);
+}
+static inline int32_t slimRandkKey(uint32_t word) { return (int32_t)(word ^ 0x7fffffffu); }
+
+/* The largest t with at least k keys ≥ t. n is a multiple of 16. */
+static inline int32_t slimKthLargest(const int32_t* restrict keys, uint32_t n, uint32_t k) {
+  uint32_t t = 0;
+  for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+    const int32_t at = (int32_t)((t | bit) ^ 0x80000000u);
+    int32_t count = 0;
+    for (uint32_t i = 0; i < n; i++) count += keys[i] >= at;
+    if ((uint32_t)count >= k) t |= bit;
+  }
+  return (int32_t)(t ^ 0x80000000u);
+}
+
+/* Indices of keys ≥ t, ascending; mask is scratch of n bytes. n is a multiple of 64. */
+static inline uint32_t slimKeysAtLeast(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, int32_t t,
+                                       uint8_t* restrict mask) {
+  SLIM_ASSUME_BLOCK(n);
+  for (uint32_t i = 0; i < n; i++) mask[i] = keys[i] >= t;
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < n; i += 8) {
+    uint64_t m;
+    memcpy(&m, mask + i, 8);
+    for (; m; m &= m - 1) index[count++] = (uint16_t)(i + (uint32_t)__builtin_ctzll(m) / 8);
+  }
+  return count;
+}
+
+/* Indices of the k largest of n keys, ties to the lowest index, in index order. Scratch: 4·n floats after keys' own. */
+static inline void slimSelectLargest(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, uint32_t k,
+                                     float* scratch) {
+  SLIM_ASSUME_BLOCK(n);
+  uint16_t* candidates = (uint16_t*)(void*)scratch;
+  uint8_t* mask = (uint8_t*)(candidates + n);
+  int32_t* few = (int32_t*)(void*)(scratch + n);
+  /* The k-th largest of the column maxima is a lower bound, with at least k keys at or above it. */
+  const uint32_t columns = n / 16;
+  uint32_t count = n;
+  if (columns >= 64 && k <= columns) {
+    for (uint32_t c = 0; c < columns; c++) few[c] = keys[c];
+    for (uint32_t r = 1; r < 16; r++)
+      for (uint32_t c = 0; c < columns; c++) few[c] = keys[r * columns + c] > few[c] ? keys[r * columns + c] : few[c];
+    count = slimKeysAtLeast(candidates, keys, n, slimKthLargest(few, columns, k), mask);
+  } else {
+    for (uint32_t i = 0; i < n; i++) candidates[i] = (uint16_t)i;
+  }
+  for (uint32_t i = 0; i < count; i++) few[i] = keys[candidates[i]];
+  const uint32_t padded = (uint32_t)slimRoundUp(count, 16);
+  for (uint32_t i = count; i < padded; i++) few[i] = INT32_MIN;
+  const int32_t t = slimKthLargest(few, padded, k);
+  uint32_t above = 0, taken = 0;
+  for (uint32_t i = 0; i < count; i++) above += few[i] > t;
+  uint32_t ties = k - above;
+  for (uint32_t i = 0; i < count && taken < k; i++)
+    if (few[i] > t || (few[i] == t && ties && ties--)) index[taken++] = candidates[i];
+}
+
+/* Scratch of a selector block: keys, then slimSelectLargest's; afterwards the inner codec's values and its own. */
+static inline uint32_t slimRandkIndices(const slimNode* node, const slimBlock* b, uint16_t* index) {
+  const uint32_t k = node->k < b->nv ? node->k : b->nv;
+  int32_t* keys = (int32_t*)(void*)b->scratch;
+  slimDrawWords(b->draw, slimDrawIndex, node->branch, node->shared, b->first, b->size, 1, (uint32_t*)keys);
+  for (uint32_t i = 0; i < b->size; i++) keys[i] = i < b->nv ? slimRandkKey((uint32_t)keys[i]) : INT32_MIN;
+  slimSelectLargest(index, keys, b->size, k, b->scratch + b->size);
+  return k;
+}
+static inline float slimRandkScale(const slimNode* node, uint64_t nv, uint64_t k) {
+  return node->unbiased && k ? (float)nv / (float)k : 1;
+}
+
+static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
+static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out);
+
+/* The inner codec's block of k selected values. Its code sections are cut to ⌈k·bits/8⌉ bytes, so it works beside them.
+ */
+static inline slimBlock slimSelectedBlock(const slimNode* node, const slimBlock* b, uint32_t taken, float* scratch) {
+  const uint64_t position = b->first / node->block * slimRoundUp(node->k, 8);
+  return (slimBlock){slimPadded(node->k), taken, 0, b->scale, position, b->draw, scratch};
+}
+static inline uint32_t slimInnerSections(const slimNode* node, uint8_t** temp, uint8_t* buffer) {
+  const slimNode* inner = node->inner[0];
+  uint32_t bytes = 0;
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    temp[i] = buffer + bytes;
+    bytes += (uint32_t)slimRoundUp(inner->section[i].bytes, 64);
+  }
+  return bytes;
+}
+
+static inline bool slimEncodeSelected(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                      const uint16_t* index, uint32_t taken, uint8_t* const* sec) {
+  const slimNode* inner = node->inner[0];
+  const uint32_t size = slimPadded(node->k);
+  const float scale = slimRandkScale(node, b->nv, taken);
+  float* values = b->scratch + slimRoundUp(node->k, 128) / 2;
+  for (uint32_t i = 0; i < taken; i++) values[i] = v[index[i]] * scale;
+  memset(values + taken, 0, 4 * (size - taken));
+  uint8_t* temp[SLIM_MAX_SECTIONS];
+  uint8_t* buffer = (uint8_t*)(values + size);
+  const uint32_t bytes = slimInnerSections(node, temp, buffer);
+  const slimBlock block = slimSelectedBlock(node, b, taken, (float*)(void*)(buffer + bytes));
+  if (scale != 1 && slimMaxBits(values, size) >= SLIM_INF_BITS) return false;
+  if (!slimEncodeNode(inner, &block, values, temp)) return false;
+  for (uint32_t i = 0; i < inner->allSections; i++) memcpy(sec[i], temp[i], node->section[node->sections + i].bytes);
+  return true;
+}
+static inline void slimDecodeSelected(const slimNode* node, const slimBlock* b, const uint16_t* index, uint32_t taken,
+                                      uint8_t* const* sec, float* restrict out) {
+  const slimNode* inner = node->inner[0];
+  const uint32_t size = slimPadded(node->k);
+  float* values = b->scratch + slimRoundUp(node->k, 128) / 2;
+  uint8_t* temp[SLIM_MAX_SECTIONS];
+  uint8_t* buffer = (uint8_t*)(values + size);
+  const uint32_t bytes = slimInnerSections(node, temp, buffer);
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    const uint32_t have = node->section[node->sections + i].bytes;
+    memcpy(temp[i], sec[i], have);
+    memset(temp[i] + have, 0, inner->section[i].bytes - have);
+  }
+  const slimBlock block = slimSelectedBlock(node, b, taken, (float*)(void*)(buffer + bytes));
+  slimDecodeNode(inner, &block, temp, values);
+  memset(out, 0, 4 * (size_t)b->size);
+  for (uint32_t i = 0; i < taken; i++) out[index[i] & (b->size - 1)] = values[i];
+}
+
+static inline bool slimEncode_topk(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
+  const uint32_t k = node->k < b->nv ? node->k : b->nv;
+  uint16_t* index = (uint16_t*)(void*)b->scratch;
+  int32_t* keys = (int32_t*)(void*)(b->scratch + slimRoundUp(node->k, 128) / 2);
+  slimTopkKeys(keys, v, b->size);
+  for (uint32_t i = b->nv; i < b->size; i++) keys[i] = INT32_MIN;
+  slimSelectLargest(index, keys, b->size, k, (float*)keys + b->size);
+  memset(index + k, 0, 2 * (node->k - k));
+  memset(sec[0], 0, node->section[0].bytes);
+  slimPackWide(sec[0], index, node->k, node->bits);
+  return slimEncodeSelected(node, b, v, index, k, sec + 1);
+}
+static inline void slimDecode_topk(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  uint16_t* index = (uint16_t*)(void*)b->scratch;
+  slimUnpackWide(index, sec[0], node->k, node->bits);
+  slimDecodeSelected(node, b, index, node->k < b->nv ? node->k : b->nv, sec + 1, out);
+}
+
+static inline bool slimEncode_randk(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                    uint8_t* const* sec) {
+  slimBlock keys = *b;
+  uint16_t* index = (uint16_t*)(void*)b->scratch;
+  keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
+  uint32_t k = slimRandkIndices(node, &keys, index);
+  return slimEncodeSelected(node, b, v, index, k, sec);
+}
+static inline void slimDecode_randk(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                    float* restrict out) {
+  slimBlock keys = *b;
+  uint16_t* index = (uint16_t*)(void*)b->scratch;
+  keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
+  uint32_t k = slimRandkIndices(node, &keys, index);
+  slimDecodeSelected(node, b, index, k, sec, out);
+}
+
+#endif
+
+/* topk keeps at least k/n of ‖v‖²; randk k/n in expectation, or unbiased with omega n/k − 1. Values add their own
+ * error. */
+static inline slimClass slimClassSelector(const slimNode* node, double n, slimClass inner, double indexBits) {
+  const double k = (double)slimSelectorCount(node, (uint64_t)n), share = k / n;
+  slimClass c = {INFINITY, share * inner.delta, share * (inner.bits + indexBits)};
+  if (node->op == slimOp_randk && node->unbiased) {
+    c.omega = (1 + inner.omega) / share - 1;
+    c.delta = 0;
+  }
+  return c;
+}
+
+#endif

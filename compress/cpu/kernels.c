@@ -1,0 +1,518 @@
+/* The CPU kernels, built once per instruction set with -DSLIM_ISA=baseline|avx2|avx512 (compress/BUILD). */
+#include <stdlib.h>
+
+#include "compress/codec/float.h"
+#include "compress/codec/fp8.h"
+#include "compress/codec/induced.h"
+#include "compress/codec/natural.h"
+#include "compress/codec/onebit.h"
+#include "compress/codec/qsgd.h"
+#include "compress/codec/rotate.h"
+#include "compress/codec/select.h"
+#include "compress/kernels.h"
+
+/* ---- Trees: a node over a region of one or more of its blocks
+ * ---------------------------------------------------------- */
+
+static inline bool slimEncodeBlock(const slimNode* node, const slimBlock* b, const float* v, uint8_t* const* sec) {
+  switch (node->op) {
+#define SLIM_CASE(name) \
+  case slimOp_##name:   \
+    return slimEncode_##name(node, b, v, sec);
+    SLIM_CODECS(SLIM_CASE)
+#undef SLIM_CASE
+    default:
+      return false;
+  }
+}
+static inline void slimDecodeBlock(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* out) {
+  switch (node->op) {
+#define SLIM_CASE(name)                   \
+  case slimOp_##name:                     \
+    slimDecode_##name(node, b, sec, out); \
+    break;
+    SLIM_CODECS(SLIM_CASE)
+#undef SLIM_CASE
+    default:
+      break;
+  }
+}
+
+/* Block j of a region: its valid count, its draws, its sections. */
+static inline slimBlock slimBlockAt(const slimNode* node, const slimBlock* region, uint32_t at, uint8_t* const* sec,
+                                    uint8_t** part) {
+  slimBlock b = *region;
+  b.size = node->block;
+  b.nv = region->nv <= at ? 0 : region->nv - at < b.size ? region->nv - at : b.size;
+  b.first = region->first + at;
+  for (uint32_t i = 0; i < node->allSections; i++)
+    part[i] = sec[i] + (size_t)(at / node->block) * node->section[i].bytes;
+  return b;
+}
+static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec) {
+  uint8_t* part[SLIM_MAX_SECTIONS];
+  bool ok = true;
+  for (uint32_t at = 0; at < region->size; at += node->block) {
+    slimBlock b = slimBlockAt(node, region, at, sec, part);
+    if (region->size != node->block || !b.maxBits) b.maxBits = slimMaxBits(v + at, b.size);
+    ok &= slimEncodeBlock(node, &b, v + at, part);
+  }
+  return ok;
+}
+static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out) {
+  uint8_t* part[SLIM_MAX_SECTIONS];
+  for (uint32_t at = 0; at < region->size; at += node->block) {
+    slimBlock b = slimBlockAt(node, region, at, sec, part);
+    slimDecodeBlock(node, &b, part, out + at);
+  }
+}
+
+/* ---- Units
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static slimDraw slimDrawOf(const slimStamp* stamp) {
+  return (slimDraw){{(uint32_t)stamp->seed, (uint32_t)(stamp->seed >> 32)},
+                    stamp->slot,
+                    (uint32_t)stamp->step,
+                    stamp->rank,
+                    stamp->down};
+}
+
+static bool slimPassesAnything(const slimDirection* direction) {
+  return direction->feedback.kind == slimFeedbackNone && direction->tree->root->op == slimOp_fp32 &&
+         !direction->tree->selector;
+}
+
+/* Sections of one unit in place, or (a partial unit) in scratch, to be cut. */
+static float* slimUnitSections(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit,
+                               bool partial, uint8_t** sec, float* scratch) {
+  for (uint32_t i = 0; i < tree->sections; i++) {
+    sec[i] = payload + layout->section[i] + unit * tree->section[i].bytes;
+    if (!partial) continue;
+    sec[i] = (uint8_t*)scratch;
+    scratch += slimRoundUp(tree->section[i].bytes, 64) / 4;
+  }
+  return scratch;
+}
+static bool slimEncodeUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit, uint32_t nv,
+                           const slimBlock* region, const float* v) {
+  uint8_t* sec[SLIM_MAX_SECTIONS];
+  const bool partial = nv < tree->unit;
+  slimBlock b = *region;
+  b.scratch = slimUnitSections(tree, layout, payload, unit, partial, sec, b.scratch);
+  if (!slimEncodeNode(tree->root, &b, v, sec)) return false;
+  if (partial)
+    for (uint32_t i = 0; i < tree->sections; i++)
+      memcpy(payload + layout->section[i] + unit * tree->section[i].bytes, sec[i],
+             slimSectionBytes(tree->section[i], tree->unit, nv));
+  return true;
+}
+static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
+                           uint32_t nv, const slimBlock* region, float* out) {
+  uint8_t* sec[SLIM_MAX_SECTIONS];
+  const bool partial = nv < tree->unit;
+  slimBlock b = *region;
+  b.scratch = slimUnitSections(tree, layout, (uint8_t*)(uintptr_t)payload, unit, partial, sec, b.scratch);
+  if (partial)
+    for (uint32_t i = 0; i < tree->sections; i++) {
+      const size_t have = slimSectionBytes(tree->section[i], tree->unit, nv);
+      memcpy(sec[i], payload + layout->section[i] + unit * tree->section[i].bytes, have);
+      memset(sec[i] + have, 0, tree->section[i].bytes - have);
+    }
+  slimDecodeNode(tree->root, &b, sec, out);
+}
+
+static void slimFlagUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit, uint32_t nv) {
+  payload[layout->flags + unit / 8] |= (uint8_t)(1u << unit % 8);
+  if (layout->index != layout->exponents) memset(payload + layout->exponents + 4 * unit, 0, 4);
+  for (uint32_t i = 0; i < tree->sections; i++)
+    memset(payload + layout->section[i] + unit * tree->section[i].bytes, 0,
+           slimSectionBytes(tree->section[i], tree->unit, nv));
+}
+static void slimFlagPiece(const slimLayout* layout, uint8_t* payload) {
+  memset(payload + layout->flags, 0, layout->bytes - layout->flags);
+  payload[layout->flags] = 1;
+}
+
+static void slimStoreNan(slimDataType_t type, void* y, uint64_t off, uint32_t n) {
+  for (uint64_t i = off; i < off + n; i++) switch (type) {
+      case slimFloat16:
+        ((uint16_t*)y)[i] = SLIM_NAN_HALF;
+        break;
+      case slimBfloat16:
+        ((uint16_t*)y)[i] = SLIM_NAN_BF16;
+        break;
+      case slimFloat64: {
+        const uint64_t nan = 0x7ff8000000000000u;
+        memcpy((double*)y + i, &nan, 8);
+        break;
+      }
+      default: {
+        const uint32_t nan = SLIM_NAN_BITS;
+        memcpy((float*)y + i, &nan, 4);
+      }
+    }
+}
+
+/* ---- fp64
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static inline uint64_t slimMaxBits64(const double* restrict u, uint32_t n) {
+  uint64_t most = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    uint64_t b;
+    memcpy(&b, u + i, 8);
+    b &= 0x7fffffffffffffffu;
+    most = b > most ? b : most;
+  }
+  return most;
+}
+static inline int slimExponent64(uint64_t bits) {
+  const int field = (int)(bits >> 52);
+  return (field < 1 ? 1 : field) - 1023;
+}
+/* 2^e for −1023 ≤ e ≤ 1023. */
+static inline double slimPower2(int e) {
+  const uint64_t b = e > -1023 ? (uint64_t)(e + 1023) << 52 : 1ull << 51;
+  double x;
+  memcpy(&x, &b, 8);
+  return x;
+}
+
+/* ---- Piece-wide selection: the k largest keys, by three rounds of counting
+ * ----------------------------------------------- */
+
+typedef struct {
+  uint64_t need; /* keys still to be found inside the range */
+  uint32_t low;  /* smallest key (unsigned order) of the range that holds the k-th largest */
+  uint32_t
+      shift; /* the range is low … low + 2^shift − 1 (2^32 at first); 0: low is the key, `need` of its ties are taken */
+  uint32_t bits; /* of this round */
+  uint32_t count[2048];
+} slimSelection;
+
+static void slimSelectionStart(slimSelection* s, uint64_t k) {
+  memset(s, 0, sizeof *s);
+  s->need = k;
+  s->shift = 32;
+  s->bits = 11;
+}
+static bool slimSelectionDone(const slimSelection* s) { return s->shift == 0; }
+static void slimSelectionCount(slimSelection* s, const int32_t* keys, uint32_t n) {
+  const uint32_t down = s->shift - s->bits;
+  if (s->shift == 32) {
+    for (uint32_t i = 0; i < n; i++) s->count[((uint32_t)keys[i] ^ 0x80000000u) >> down]++;
+    return;
+  }
+  const uint32_t last = (1u << s->shift) - 1;
+  for (uint32_t i = 0; i < n; i += 64) {
+    const uint32_t m = n - i < 64 ? n - i : 64;
+    uint32_t any = 0;
+    for (uint32_t j = i; j < i + m; j++) any |= ((uint32_t)keys[j] ^ 0x80000000u) - s->low <= last;
+    if (!any) continue;
+    for (uint32_t j = i; j < i + m; j++) {
+      const uint32_t at = ((uint32_t)keys[j] ^ 0x80000000u) - s->low;
+      if (at <= last) s->count[at >> down]++;
+    }
+  }
+}
+static void slimSelectionNarrow(slimSelection* s) {
+  uint32_t bin = (1u << s->bits) - 1;
+  while (s->count[bin] < s->need) s->need -= s->count[bin--];
+  s->shift -= s->bits;
+  s->low += bin << s->shift;
+  s->bits = s->shift < 11 ? s->shift : 11;
+  memset(s->count, 0, sizeof s->count);
+}
+/* Appends the indices of the selected keys; mask: scratch of n bytes. */
+static uint64_t slimSelectionTake(slimSelection* s, const int32_t* keys, uint32_t n, uint32_t off, uint32_t* index,
+                                  uint64_t taken, uint8_t* mask) {
+  const int32_t t = (int32_t)(s->low ^ 0x80000000u);
+  for (uint32_t i = 0; i < n; i++) mask[i] = keys[i] >= t;
+  const uint32_t rounded = (uint32_t)slimRoundUp(n, 8);
+  memset(mask + n, 0, rounded - n);
+  for (uint32_t i = 0; i < rounded; i += 8) {
+    uint64_t m;
+    memcpy(&m, mask + i, 8);
+    for (; m; m &= m - 1) {
+      const uint32_t at = i + (uint32_t)__builtin_ctzll(m) / 8;
+      if (keys[at] == t) {
+        if (!s->need) continue;
+        s->need--;
+      }
+      index[taken++] = off + at;
+    }
+  }
+  return taken;
+}
+
+/* Keys of n elements (a multiple of 64). Philox draws come 64 at a time: first is a multiple of 64. */
+static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64_t first, const float* v, uint32_t n,
+                          int32_t* keys) {
+  if (selector->op == slimOp_topk) {
+    slimTopkKeys(keys, v, n);
+    return;
+  }
+  slimDrawWords(draw, slimDrawIndex, selector->branch, selector->shared, first, n, 1, (uint32_t*)keys);
+  for (uint32_t i = 0; i < n; i++) keys[i] = slimRandkKey((uint32_t)keys[i]);
+}
+
+/* The selected values through the inner tree, unit by unit; v is padded with zeros unit by unit. */
+static slimBlock slimValueUnit(const slimTree* tree, const slimLayout* layout, uint64_t unit, uint64_t first,
+                               const slimDraw* draw, float* scratch) {
+  const uint64_t off = unit * tree->unit;
+  const uint32_t nv = (uint32_t)(layout->values - off < tree->unit ? layout->values - off : tree->unit);
+  return (slimBlock){tree->unit, nv, 0, 1, first + off, draw, scratch + tree->unit};
+}
+static bool slimEncodeValues(const slimTree* tree, const slimLayout* layout, uint8_t* payload, const float* values,
+                             uint64_t first, const slimDraw* draw, float* scratch) {
+  bool ok = true;
+  for (uint64_t unit = 0; unit < layout->valueUnits; unit++) {
+    slimBlock b = slimValueUnit(tree, layout, unit, first, draw, scratch);
+    memcpy(scratch, values + unit * tree->unit, 4 * (size_t)b.nv);
+    memset(scratch + b.nv, 0, 4 * (size_t)(b.size - b.nv));
+    b.maxBits = slimMaxBits(scratch, b.size);
+    ok &= b.maxBits < SLIM_INF_BITS && slimEncodeUnit(tree, layout, payload, unit, b.nv, &b, scratch);
+  }
+  return ok;
+}
+static void slimDecodeValues(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, float* values,
+                             uint64_t first, const slimDraw* draw, float* scratch) {
+  for (uint64_t unit = 0; unit < layout->valueUnits; unit++) {
+    slimBlock b = slimValueUnit(tree, layout, unit, first, draw, scratch);
+    slimDecodeUnit(tree, layout, payload, unit, b.nv, &b, scratch);
+    memcpy(values + unit * tree->unit, scratch, 4 * (size_t)b.nv);
+  }
+}
+
+/* ---- Decoding a payload unit by unit
+ * ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  const slimTree* tree;
+  const slimLayout* layout;
+  const uint8_t* payload;
+  slimDraw draw;
+  bool wide;       /* values with exponents (fp64) */
+  uint32_t* index; /* piece-wide selectors: sorted; with the values behind it; malloc'ed */
+  float* values;
+  uint64_t at; /* the next one */
+} slimSource;
+
+static uint32_t slimSourceStep(const slimTree* tree) { return tree->selector ? SLIM_PIECE_STEP : tree->unit; }
+
+static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, const slimLayout* layout,
+                                   const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first,
+                                   float* scratch) {
+  *source = (slimSource){tree, layout, payload, slimDrawOf(stamp), layout->index != layout->exponents, NULL, NULL, 0};
+  if (!tree->selector || !layout->values || payload[layout->flags] & 1) return slimSuccess;
+  source->index = malloc(layout->values * (sizeof(uint32_t) + sizeof(float)));
+  if (!source->index)
+    return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
+  source->values = (float*)(void*)(source->index + layout->values);
+  slimDecodeValues(tree, layout, payload, source->values, first, &source->draw, scratch);
+  if (tree->selector->op == slimOp_topk) {
+    memcpy(source->index, payload + layout->index, 4 * layout->values);
+    return slimSuccess;
+  }
+  slimSelection selection;
+  slimSelectionStart(&selection, layout->values);
+  int32_t* keys = (int32_t*)(void*)scratch;
+  while (!slimSelectionDone(&selection)) {
+    for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
+      slimPieceKeys(tree->selector, &source->draw, first + off, NULL, SLIM_PIECE_STEP, keys);
+      slimSelectionCount(&selection, keys, (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP));
+    }
+    slimSelectionNarrow(&selection);
+  }
+  uint64_t taken = 0;
+  for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
+    slimPieceKeys(tree->selector, &source->draw, first + off, NULL, SLIM_PIECE_STEP, keys);
+    taken = slimSelectionTake(&selection, keys, (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP),
+                              (uint32_t)off, source->index, taken, (uint8_t*)(scratch + SLIM_PIECE_STEP));
+  }
+  return slimSuccess;
+}
+static void slimSourceClose(slimSource* source) { free(source->index); }
+
+/* û of a unit (or step of a piece) as floats, to be multiplied by 2^exponent; false: flagged. Units come in order. */
+static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint64_t first, float* out, int* exponent,
+                           float* scratch) {
+  const slimLayout* layout = source->layout;
+  const uint64_t flag = source->tree->selector ? 0 : unit;
+  *exponent = 0;
+  if (source->payload[layout->flags + flag / 8] >> flag % 8 & 1) return false;
+  if (source->wide) memcpy(exponent, source->payload + layout->exponents + 4 * flag, 4);
+  if (*exponent < -1022 || *exponent > 1023) return false;
+  if (!source->tree->selector) {
+    const slimBlock region = {source->tree->unit, nv, 0, 1, first, &source->draw, scratch};
+    slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
+    return true;
+  }
+  const uint64_t off = unit * SLIM_PIECE_STEP;
+  memset(out, 0, 4 * SLIM_PIECE_STEP);
+  for (; source->at < layout->values && source->index[source->at] < off + nv; source->at++)
+    if (source->index[source->at] >= off) out[source->index[source->at] - off] = source->values[source->at];
+  return true;
+}
+
+/* ---- The passes, for float and for double reals
+ * ------------------------------------------------------------------------- */
+
+#define SLIM_PASTE_(a, b) a##b
+#define SLIM_PASTE(a, b) SLIM_PASTE_(a, b)
+
+#define REAL float
+#define SLIM_REAL_IS_FLOAT 1
+#define SLIM_NAME(name) SLIM_PASTE(name, F)
+#define SLIM_IS_OWN(type) ((type) == slimFloat32)
+static void toRealsF(slimDataType_t type, const void* src, uint64_t n, float* restrict out) {
+  const uint16_t* restrict h = src;
+  if (type == slimFloat16)
+    slimHalvesToFloats(out, h, n);
+  else if (type == slimBfloat16)
+    for (uint64_t i = 0; i < n; i++) out[i] = slimFromBf16(h[i]);
+  else
+    memcpy(out, src, 4 * n);
+}
+static void fromRealsF(slimDataType_t type, const float* restrict v, uint64_t n, void* dst) {
+  uint16_t* restrict h = dst;
+  if (type == slimFloat16)
+    slimFloatsToHalves(h, v, n);
+  else if (type == slimBfloat16)
+    for (uint64_t i = 0; i < n; i++) h[i] = slimToBf16(v[i]);
+  else
+    memcpy(dst, v, 4 * n);
+}
+static inline bool finiteF(const float* v, uint32_t n) { return slimMaxBits(v, n) < SLIM_INF_BITS; }
+#include "compress/cpu/passes.h"
+#undef REAL
+#undef SLIM_REAL_IS_FLOAT
+#undef SLIM_NAME
+#undef SLIM_IS_OWN
+
+#define REAL double
+#define SLIM_REAL_IS_FLOAT 0
+#define SLIM_NAME(name) SLIM_PASTE(name, D)
+#define SLIM_IS_OWN(type) ((type) == slimFloat64)
+static void toRealsD(slimDataType_t type, const void* src, uint64_t n, double* out) {
+  (void)type;
+  memcpy(out, src, 8 * n);
+}
+static void fromRealsD(slimDataType_t type, const double* v, uint64_t n, void* dst) {
+  (void)type;
+  memcpy(dst, v, 8 * n);
+}
+static inline bool finiteD(const double* v, uint32_t n) { return slimMaxBits64(v, n) < 0x7ff0000000000000u; }
+#include "compress/cpu/passes.h"
+
+static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
+                                     slimPassStats* stats, float* scratch) {
+  const bool wide = p->type == slimFloat64;
+  if (p->direction->tree->selector)
+    return wide ? encodePieceD(p, layout, stats, scratch) : encodePieceF(p, layout, stats, scratch);
+  if (wide)
+    encodeUnitsD(p, layout, u0, u1, stats, scratch);
+  else
+    encodeUnitsF(p, layout, u0, u1, stats, scratch);
+  return slimSuccess;
+}
+
+static slimResult_t slimKernelReduce(const slimReducePass* p, const slimLayout* up, const slimLayout* down, uint64_t u0,
+                                     uint64_t u1, slimPassStats* stats, float* scratch) {
+  slimSource few[16];
+  slimSource* source = p->ranks <= 16 ? few : malloc((size_t)p->ranks * sizeof *source);
+  if (!source) return slimFail(slimSystemError, "no memory for %d payloads", p->ranks);
+  slimResult_t result = slimSuccess;
+  int open = 0;
+  for (; open < p->ranks && result == slimSuccess; open++) {
+    slimStamp stamp = p->stamp;
+    stamp.rank = (uint32_t)open;
+    stamp.down = false;
+    result = slimSourceOpen(&source[open], p->up->tree, up, p->payloads[open], &stamp, p->n, p->first, scratch);
+  }
+  if (result == slimSuccess) {
+    if (p->type == slimFloat64)
+      reduceUnitsD(p, source, down, u0, u1, stats, scratch);
+    else
+      reduceUnitsF(p, source, down, u0, u1, stats, scratch);
+  }
+  while (open-- > 0) slimSourceClose(&source[open]);
+  if (source != few) free(source);
+  return result;
+}
+
+static slimResult_t slimKernelDecode(const slimDecodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
+                                     float* scratch) {
+  slimSource source;
+  SLIM_CHECK(slimSourceOpen(&source, p->direction->tree, layout, p->payload, &p->stamp, p->n, p->first, scratch));
+  if (p->type == slimFloat64)
+    decodeUnitsD(p, &source, u0, u1, scratch);
+  else
+    decodeUnitsF(p, &source, u0, u1, scratch);
+  slimSourceClose(&source);
+  return slimSuccess;
+}
+
+static slimResult_t slimKernelCancel(const slimDecodePass* p, const slimLayout* layout, const void* x, void* s,
+                                     float* scratch) {
+  slimSource source;
+  SLIM_CHECK(slimSourceOpen(&source, p->direction->tree, layout, p->payload, &p->stamp, p->n, p->first, scratch));
+  if (p->type == slimFloat64)
+    cancelUnitsD(p, &source, x, s, scratch);
+  else
+    cancelUnitsF(p, &source, x, s, scratch);
+  slimSourceClose(&source);
+  return slimSuccess;
+}
+
+/* ---- Dense arrays of reals
+ * ------------------------------------------------------------------------------------------------ */
+
+static void slimKernelToReal(slimDataType_t type, const void* src, uint64_t n, void* dst) {
+  if (type == slimFloat64)
+    toRealsD(type, src, n, dst);
+  else
+    toRealsF(type, src, n, dst);
+}
+static void slimKernelFromReal(slimDataType_t type, const void* src, uint64_t n, double factor, void* y) {
+  if (type == slimFloat64) {
+    const double* in = src;
+    for (uint64_t i = 0; i < n; i++) ((double*)y)[i] = in[i] * factor;
+    return;
+  }
+  const float *in = src, f = (float)factor;
+  float part[256];
+  for (uint64_t i = 0; i < n; i += 256) {
+    const uint64_t m = n - i < 256 ? n - i : 256;
+    for (uint64_t j = 0; j < m; j++) part[j] = in[i + j] * f;
+    fromRealsF(type, part, m, (uint8_t*)y + i * slimTypeBytes(type));
+  }
+}
+static void slimKernelDenseReduce(slimDataType_t type, uint64_t n, int ranks, const uint8_t* const* payloads,
+                                  double weight, void* dst) {
+  memset(dst, 0, n * slimRealBytes(type));
+  for (int r = 0; r < ranks; r++) {
+    const uint8_t* in = payloads[r] + sizeof(slimHeader);
+    if (type == slimFloat64)
+      for (uint64_t i = 0; i < n; i++) ((double*)dst)[i] += ((const double*)(const void*)in)[i];
+    else
+      for (uint64_t i = 0; i < n; i++) ((float*)dst)[i] += ((const float*)(const void*)in)[i];
+  }
+  if (type == slimFloat64)
+    for (uint64_t i = 0; i < n; i++) ((double*)dst)[i] *= weight;
+  else
+    for (uint64_t i = 0; i < n; i++) ((float*)dst)[i] *= (float)weight;
+}
+static void slimKernelScale(slimDataType_t type, void* a, uint64_t n, double factor) {
+  if (type == slimFloat64)
+    for (uint64_t i = 0; i < n; i++) ((double*)a)[i] *= factor;
+  else
+    for (uint64_t i = 0; i < n; i++) ((float*)a)[i] *= (float)factor;
+}
+
+#define SLIM_STRING_(x) #x
+#define SLIM_STRING(x) SLIM_STRING_(x)
+const slimKernels SLIM_PASTE(slimKernels_, SLIM_ISA) = {SLIM_STRING(SLIM_ISA), slimKernelEncode,      slimKernelReduce,
+                                                        slimKernelDecode,      slimKernelCancel,      slimKernelToReal,
+                                                        slimKernelFromReal,    slimKernelDenseReduce, slimKernelScale};

@@ -1,0 +1,440 @@
+/* The three passes over units, for one type of reals: included by kernels.c with REAL = float and REAL = double.
+ * For double, a unit is brought to float by its exponent E, and the codecs see floats (format.md §4). */
+
+#define RVEC SLIM_NAME(slimVec)
+#define RLANES (4 * SLIM_LANES / sizeof(REAL))
+typedef REAL RVEC __attribute__((vector_size(4 * SLIM_LANES), aligned(sizeof(REAL)), may_alias));
+
+static inline REAL* SLIM_NAME(buffer)(float** scratch, uint32_t n) {
+  REAL* b = (REAL*)(void*)*scratch;
+  *scratch += n * (sizeof(REAL) / 4);
+  return b;
+}
+
+/* n elements of type at x + off as reals, padded with zeros to `size`; x itself where nothing is to be done. */
+static const REAL* SLIM_NAME(load)(slimDataType_t type, const void* x, uint64_t off, uint32_t n, uint32_t size,
+                                   REAL* buffer) {
+  if (SLIM_IS_OWN(type)) {
+    if (n == size) return (const REAL*)x + off;
+    memcpy(buffer, (const REAL*)x + off, n * sizeof(REAL));
+  } else {
+    SLIM_NAME(toReals)(type, (const uint8_t*)x + off * slimTypeBytes(type), n, buffer);
+  }
+  memset(buffer + n, 0, (size - n) * sizeof(REAL));
+  return buffer;
+}
+
+/* û of one unit from its decoded floats: û = v̂·2^E. */
+static inline void SLIM_NAME(widen)(REAL* restrict out, const float* restrict v, uint32_t n, int exponent) {
+#if SLIM_REAL_IS_FLOAT
+  (void)exponent;
+  memcpy(out, v, 4 * (size_t)n);
+#else
+  const double up = slimPower2(exponent);
+  for (uint32_t i = 0; i < n; i++) out[i] = (double)v[i] * up;
+#endif
+}
+
+/* Brings u to the floats that the tree sees; false: NaN, Inf or too large. */
+static inline bool SLIM_NAME(narrow)(const REAL* restrict u, uint32_t n, float* restrict v, const float** seen,
+                                     int* exponent, uint32_t* maxBits) {
+#if SLIM_REAL_IS_FLOAT
+  (void)v;
+  *seen = u;
+  *exponent = 0;
+  *maxBits = slimMaxBits(u, n);
+  return *maxBits < SLIM_INF_BITS;
+#else
+  uint64_t m = slimMaxBits64(u, n);
+  if (m >= 0x7ff0000000000000u) return false;
+  *exponent = m ? slimExponent64(m) : 0;
+  if (*exponent >= 1000) return false;
+  const double down = slimPower2(-*exponent);
+  for (uint32_t i = 0; i < n; i++) v[i] = (float)(u[i] * down);
+  *seen = v;
+  *maxBits = slimMaxBits(v, n);
+  return true;
+#endif
+}
+
+/* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
+ * state at this unit (nv reals) or NULL. */
+static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
+                                    uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first, const REAL* x,
+                                    REAL* s, REAL* v, bool write, slimPassStats* stats, float* scratch) {
+  const slimTree* tree = direction->tree;
+  const slimFeedback* f = &direction->feedback;
+  const uint32_t n = tree->unit;
+  const bool partial = nv < n;
+  REAL* u = NULL;
+  REAL *sb = s, *vb = NULL;
+  const REAL* in = x;
+  if (v) { /* ef21's momentum: v ← v + eta·(x − v) */
+    const REAL eta = stamp->step == f->warmup ? 1 : (REAL)f->momentum;
+    vb = SLIM_NAME(buffer)(&scratch, n);
+    memset(vb, 0, n * sizeof(REAL));
+    if (eta == 1)
+      memcpy(vb, x, nv * sizeof(REAL));
+    else
+      for (uint32_t i = 0; i < nv; i++) vb[i] = v[i] + eta * (x[i] - v[i]);
+    in = vb;
+  }
+  if (s) {
+    u = SLIM_NAME(buffer)(&scratch, n);
+    if (partial) {
+      sb = SLIM_NAME(buffer)(&scratch, n);
+      memcpy(sb, s, nv * sizeof(REAL));
+      memset(sb + nv, 0, (n - nv) * sizeof(REAL));
+    }
+    const REAL sigma = (REAL)f->sigma;
+    SLIM_ASSUME_BLOCK(n);
+    for (uint32_t i = 0; i < n; i++) u[i] = in[i] + sigma * sb[i];
+    in = u;
+  }
+  float* narrow = SLIM_REAL_IS_FLOAT ? NULL : scratch;
+  if (narrow) scratch += n;
+  const float* seen = NULL;
+  int exponent = 0;
+  uint32_t maxBits = 0;
+  bool ok = SLIM_NAME(narrow)(in, n, narrow, &seen, &exponent, &maxBits);
+  if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
+  slimDraw draw = slimDrawOf(stamp);
+  slimBlock region = {n, nv, maxBits, 1, first, &draw, scratch};
+  if (ok) ok = slimEncodeUnit(tree, layout, payload, unit, nv, &region, seen);
+  if (!ok) {
+    slimFlagUnit(tree, layout, payload, unit, nv);
+    if (stats) stats->flagged++;
+    return;
+  }
+  if (!SLIM_REAL_IS_FLOAT) memcpy(payload + layout->exponents + 4 * unit, &exponent, 4);
+  const bool sampled = stats && (s || unit % 8 == 0);
+  if (!sampled && !(s && write)) return;
+
+  float* q = scratch;
+  region.scratch = scratch + n;
+  slimDecodeUnit(tree, layout, payload, unit, nv, &region, q);
+  REAL* sent = (REAL*)(void*)q;
+  if (!SLIM_REAL_IS_FLOAT) {
+    sent = (REAL*)(void*)region.scratch;
+    SLIM_NAME(widen)(sent, q, n, exponent);
+  }
+  if (partial)
+    for (uint32_t i = nv; i < n; i++) sent[i] = 0;
+  const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
+  RVEC xx = {0}, uu = {0}, ee = {0}, ss = {0};
+  if (s && write) {
+    for (uint32_t i = 0; i < n; i += RLANES) {
+      RVEC xi = *(const RVEC*)(x + i), ui = *(const RVEC*)(in + i), qi = *(const RVEC*)(sent + i),
+           si = *(const RVEC*)(sb + i);
+      RVEC error = ui - qi;
+      si = (a * si + b * xi) + c * qi;
+      *(RVEC*)(sb + i) = si;
+      xx += xi * xi;
+      uu += ui * ui;
+      ee += error * error;
+      ss += si * si;
+    }
+    if (partial) memcpy(s, sb, nv * sizeof(REAL));
+    if (v) memcpy(v, vb, nv * sizeof(REAL));
+  } else {
+    for (uint32_t i = 0; i < n; i += RLANES) {
+      RVEC xi = *(const RVEC*)(x + i), ui = *(const RVEC*)(in + i), error = ui - *(const RVEC*)(sent + i);
+      xx += xi * xi;
+      uu += ui * ui;
+      ee += error * error;
+    }
+  }
+  if (!stats) return;
+  for (uint32_t j = 0; j < RLANES; j++) {
+    stats->xx += (double)xx[j];
+    stats->uu += (double)uu[j];
+    stats->error += (double)ee[j];
+    stats->ss += (double)ss[j];
+  }
+}
+
+static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
+                                   slimPassStats* stats, float* scratch) {
+  const uint32_t n = p->direction->tree->unit;
+  REAL* xb = SLIM_NAME(buffer)(&scratch, n);
+  for (uint64_t unit = u0; unit < u1; unit++) {
+    const uint64_t off = unit * n;
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
+    SLIM_NAME(encodeValues)
+    (p->direction, &p->stamp, layout, p->payload, unit, nv, p->first + off, x, p->s ? (REAL*)p->s + off : NULL,
+     p->v ? (REAL*)p->v + off : NULL, true, stats, scratch);
+  }
+}
+
+/* factor·out as nv elements of y's type; NaN where flagged. */
+static void SLIM_NAME(store)(slimDataType_t type, void* y, uint64_t off, uint32_t nv, REAL* restrict out, double factor,
+                             bool flagged) {
+  if (flagged) {
+    slimStoreNan(type, y, off, nv);
+    return;
+  }
+  if (factor != 1)
+    for (uint32_t i = 0; i < nv; i++) out[i] *= (REAL)factor;
+  SLIM_NAME(fromReals)(type, out, nv, (uint8_t*)y + off * slimTypeBytes(type));
+}
+
+/* Mean over ranks, the receiver's shift, and either the downlink's payload or y. step: elements looked at at a time. */
+static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, const slimLayout* down, uint64_t u0,
+                                   uint64_t u1, slimPassStats* stats, float* scratch) {
+  const uint32_t n = slimSourceStep(p->up->tree);
+  REAL* sum = SLIM_NAME(buffer)(&scratch, n);
+  REAL* wide = SLIM_REAL_IS_FLOAT ? NULL : SLIM_NAME(buffer)(&scratch, n);
+  float* v = scratch;
+  scratch += n;
+  const REAL weight = (REAL)p->weight, nu = (REAL)p->up->feedback.nu, lambda = (REAL)p->up->feedback.lambda;
+  for (uint64_t unit = u0; unit < u1; unit++) {
+    const uint64_t off = unit * n;
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    bool flagged = false;
+    memset(sum, 0, n * sizeof(REAL));
+    for (int r = 0; r < p->ranks; r++) {
+      int exponent;
+      if (!slimSourceUnit(&source[r], unit, nv, p->first + off, v, &exponent, scratch)) {
+        flagged = true;
+        continue;
+      }
+      const REAL* one = (const REAL*)(void*)v;
+      if (!SLIM_REAL_IS_FLOAT) {
+        SLIM_NAME(widen)(wide, v, n, exponent);
+        one = wide;
+      }
+      SLIM_ASSUME_BLOCK(n);
+      for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
+    }
+    for (uint32_t i = nv; i < n; i++) sum[i] = 0;
+    for (uint32_t i = 0; i < n; i++) sum[i] *= weight;
+    if (p->h) {
+      REAL* h = (REAL*)p->h + off;
+      if (SLIM_NAME(finite)(sum, n))
+        for (uint32_t i = 0; i < nv; i++) {
+          const REAL m = sum[i], old = h[i];
+          sum[i] = old + nu * m;
+          h[i] = old + lambda * m;
+        }
+      else
+        flagged = true;
+    }
+    if (!p->down) {
+      SLIM_NAME(store)(p->type, p->y, off, nv, sum, p->factor, flagged);
+    } else if (flagged) {
+      slimFlagUnit(p->down->tree, down, p->payload, unit, nv);
+      if (stats) stats->flagged++;
+    } else {
+      const bool own = p->down->feedback.kind == slimFeedbackEf;
+      SLIM_NAME(encodeValues)
+      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, p->e ? (REAL*)p->e + off : NULL, NULL, own,
+       stats, scratch);
+    }
+  }
+}
+
+static void SLIM_NAME(decodeUnits)(const slimDecodePass* p, slimSource* source, uint64_t u0, uint64_t u1,
+                                   float* scratch) {
+  const uint32_t n = slimSourceStep(p->direction->tree);
+  float* v = scratch;
+  scratch += n;
+  REAL* out = (REAL*)(void*)v;
+  if (!SLIM_REAL_IS_FLOAT) out = SLIM_NAME(buffer)(&scratch, n);
+  const REAL nu = (REAL)p->direction->feedback.nu, lambda = (REAL)p->direction->feedback.lambda;
+  for (uint64_t unit = u0; unit < u1; unit++) {
+    const uint64_t off = unit * n;
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    int exponent;
+    const bool direct = SLIM_REAL_IS_FLOAT && p->type == slimFloat32 && !p->h && p->factor == 1 && nv == n;
+    float* to = direct ? (float*)p->y + off : v;
+    if (!slimSourceUnit(source, unit, nv, p->first + off, to, &exponent, scratch)) {
+      if (p->y) slimStoreNan(p->type, p->y, off, nv);
+      continue;
+    }
+    if (direct) continue;
+    if (!SLIM_REAL_IS_FLOAT) SLIM_NAME(widen)(out, v, n, exponent);
+    if (p->h) {
+      REAL* h = (REAL*)p->h + off;
+      for (uint32_t i = 0; i < nv; i++) {
+        const REAL q = out[i], old = h[i];
+        out[i] = old + nu * q;
+        h[i] = old + lambda * q;
+      }
+    }
+    if (p->y) SLIM_NAME(store)(p->type, p->y, off, nv, out, p->factor, false);
+  }
+}
+
+/* s ← s + û − x, in units that were not flagged. */
+static void SLIM_NAME(cancelUnits)(const slimDecodePass* p, slimSource* source, const void* x, REAL* s,
+                                   float* scratch) {
+  const uint32_t n = slimSourceStep(p->direction->tree);
+  float* v = scratch;
+  scratch += n;
+  REAL* xb = SLIM_NAME(buffer)(&scratch, n);
+  REAL* wide = SLIM_NAME(buffer)(&scratch, n);
+  for (uint64_t off = 0, unit = 0; off < p->n; off += n, unit++) {
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    int exponent;
+    if (!slimSourceUnit(source, unit, nv, p->first + off, v, &exponent, scratch)) continue;
+    SLIM_NAME(widen)(wide, v, n, exponent);
+    const REAL* xi = SLIM_NAME(load)(p->type, x, off, nv, n, xb);
+    for (uint32_t i = 0; i < nv; i++) s[off + i] = s[off + i] + wide[i] - xi[i];
+  }
+}
+
+/* ---- Selectors over a whole piece: chunk and global (format.md §6) --------------------------------------------------
+ */
+
+/* u = x + sigma·s of elements off …, padded with zeros. */
+static void SLIM_NAME(pieceSum)(const slimEncodePass* p, uint64_t off, uint32_t nv, uint32_t n, REAL* restrict u,
+                                float* scratch) {
+  const slimFeedback* f = &p->direction->feedback;
+  const REAL sigma = (REAL)f->sigma, eta = p->stamp.step == f->warmup ? 1 : (REAL)f->momentum;
+  REAL* xb = SLIM_NAME(buffer)(&scratch, n);
+  const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
+  const REAL* s = p->s ? (const REAL*)p->s + off : NULL;
+  const REAL* v = p->v ? (const REAL*)p->v + off : NULL;
+  if (v && eta != 1) {
+    for (uint32_t i = 0; i < nv; i++) u[i] = v[i] + eta * (x[i] - v[i]);
+  } else {
+    memcpy(u, x, nv * sizeof(REAL));
+  }
+  if (s)
+    for (uint32_t i = 0; i < nv; i++) u[i] = u[i] + sigma * s[i];
+  memset(u + nv, 0, (n - nv) * sizeof(REAL));
+}
+/* The floats that the tree sees there: u·2^−E. */
+static void SLIM_NAME(pieceValues)(const slimEncodePass* p, uint64_t off, uint32_t nv, uint32_t n, int exponent,
+                                   float* v, float* scratch) {
+#if SLIM_REAL_IS_FLOAT
+  (void)exponent;
+  SLIM_NAME(pieceSum)(p, off, nv, n, v, scratch);
+#else
+  REAL* u = SLIM_NAME(buffer)(&scratch, n);
+  SLIM_NAME(pieceSum)(p, off, nv, n, u, scratch);
+  const double down = slimPower2(-exponent);
+  for (uint32_t i = 0; i < n; i++) v[i] = (float)(u[i] * down);
+#endif
+}
+
+/* false: NaN, Inf or too large anywhere in the piece. */
+static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, float* scratch) {
+  const uint32_t n = SLIM_PIECE_STEP;
+  REAL* u = SLIM_NAME(buffer)(&scratch, n);
+  float* narrow = scratch;
+  const float* seen;
+  *exponent = -1022;
+  bool zero = true;
+  for (uint64_t off = 0; off < p->n; off += n) {
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    int e;
+    uint32_t maxBits;
+    SLIM_NAME(pieceSum)(p, off, nv, n, u, scratch + n);
+    if (!SLIM_NAME(narrow)(u, n, narrow, &seen, &e, &maxBits)) return false;
+    if (!maxBits) continue;
+    zero = false;
+    *exponent = e > *exponent ? e : *exponent;
+  }
+  if (zero || SLIM_REAL_IS_FLOAT) *exponent = 0;
+  return true;
+}
+
+/* s ← (a·s + b·x) + c·û and the momentum of nv elements, and the sums for the statistics. */
+static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32_t nv, const REAL* restrict x,
+                                   const REAL* restrict u, const REAL* restrict sent, slimPassStats* stats) {
+  const slimFeedback* f = &p->direction->feedback;
+  const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
+  if (p->v) {
+    const REAL eta = p->stamp.step == f->warmup ? 1 : (REAL)f->momentum;
+    REAL* v = (REAL*)p->v + off;
+    for (uint32_t i = 0; i < nv; i++) v[i] = eta == 1 ? x[i] : v[i] + eta * (x[i] - v[i]);
+  }
+  if (p->s) {
+    REAL* s = (REAL*)p->s + off;
+    for (uint32_t i = 0; i < nv; i++) s[i] = (a * s[i] + b * x[i]) + c * sent[i];
+  }
+  if (!stats) return;
+  double sum[4][8] = {{0}};
+  for (uint32_t i = 0; i < nv; i++) {
+    const double xi = (double)x[i], ui = (double)u[i], ei = (double)(u[i] - sent[i]);
+    const double si = p->s ? (double)((const REAL*)p->s)[off + i] : 0;
+    sum[0][i % 8] += xi * xi, sum[1][i % 8] += ui * ui, sum[2][i % 8] += ei * ei, sum[3][i % 8] += si * si;
+  }
+  for (uint32_t j = 0; j < 8; j++)
+    stats->xx += sum[0][j], stats->uu += sum[1][j], stats->error += sum[2][j], stats->ss += sum[3][j];
+}
+
+static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLayout* layout, slimPassStats* stats,
+                                           float* scratch) {
+  const slimTree* tree = p->direction->tree;
+  const uint32_t n = SLIM_PIECE_STEP;
+  slimDraw draw = slimDrawOf(&p->stamp);
+  int exponent;
+  if (!SLIM_NAME(pieceExponent)(p, &exponent, scratch)) {
+    slimFlagPiece(layout, p->payload);
+    if (stats) stats->flagged++;
+    return slimSuccess;
+  }
+
+  slimSelection selection;
+  slimSelectionStart(&selection, layout->values);
+  float* v = scratch;
+  int32_t* keys = (int32_t*)(void*)(scratch + n);
+  float* rest = scratch + 2 * n;
+  while (!slimSelectionDone(&selection)) {
+    for (uint64_t off = 0; off < p->n; off += n) {
+      const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+      if (tree->selector->op == slimOp_topk) SLIM_NAME(pieceValues)(p, off, nv, n, exponent, v, rest);
+      slimPieceKeys(tree->selector, &draw, p->first + off, v, n, keys);
+      slimSelectionCount(&selection, keys, nv);
+    }
+    slimSelectionNarrow(&selection);
+  }
+
+  uint32_t* index = malloc(layout->values * (sizeof(uint32_t) + sizeof(float)));
+  if (!index)
+    return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
+  float* values = (float*)(void*)(index + layout->values);
+  const float scale = slimRandkScale(tree->selector, p->n, layout->values);
+  uint64_t taken = 0;
+  for (uint64_t off = 0; off < p->n; off += n) {
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    SLIM_NAME(pieceValues)(p, off, nv, n, exponent, v, rest);
+    slimPieceKeys(tree->selector, &draw, p->first + off, v, n, keys);
+    const uint64_t before = taken;
+    taken = slimSelectionTake(&selection, keys, nv, (uint32_t)off, index, taken, (uint8_t*)rest);
+    for (uint64_t i = before; i < taken; i++) values[i] = v[index[i] - off] * scale;
+  }
+
+  bool ok = slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+  if (!ok) {
+    slimFlagPiece(layout, p->payload);
+    if (stats) stats->flagged++;
+    free(index);
+    return slimSuccess;
+  }
+  if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + layout->exponents, &exponent, 4);
+  if (tree->selector->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
+  slimDecodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+
+  float* free_ = scratch;
+  REAL* xb = SLIM_NAME(buffer)(&free_, n);
+  REAL* u = SLIM_NAME(buffer)(&free_, n);
+  REAL* sent = SLIM_NAME(buffer)(&free_, n);
+  uint64_t at = 0;
+  for (uint64_t off = 0; off < p->n && (p->s || stats); off += n) {
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    SLIM_NAME(pieceSum)(p, off, nv, n, u, free_);
+    memset(sent, 0, n * sizeof(REAL));
+    for (; at < taken && index[at] < off + nv; at++)
+      SLIM_NAME(widen)(sent + (index[at] - off), values + at, 1, exponent);
+    SLIM_NAME(pieceUpdate)(p, off, nv, SLIM_NAME(load)(p->type, p->x, off, nv, n, xb), u, sent, stats);
+  }
+  free(index);
+  return slimSuccess;
+}
+
+#undef RVEC
+#undef RLANES

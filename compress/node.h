@@ -1,0 +1,87 @@
+/* A compiled codec tree, as the kernels see it. Built by registry.c from a parsed spec; read-only afterwards. */
+#ifndef SLIM_COMPRESS_NODE_H_
+#define SLIM_COMPRESS_NODE_H_
+
+#include "compress/compress.h"
+
+/* Every codec, selector and transform: its header in compress/codec/, and the one line here. */
+#define SLIM_CODECS(X) \
+  X(fp32)              \
+  X(fp16)              \
+  X(bf16)              \
+  X(fp8)               \
+  X(sign)              \
+  X(onebit)            \
+  X(ternary)           \
+  X(qsgd)              \
+  X(natural)           \
+  X(topk)              \
+  X(randk)             \
+  X(rotate)            \
+  X(induced)
+
+#define SLIM_OP_(name) slimOp_##name,
+typedef enum { SLIM_CODECS(SLIM_OP_) slimNumOps } slimOp;
+#undef SLIM_OP_
+
+typedef enum { slimScopeBlock, slimScopeChunk, slimScopeGlobal } slimScope;
+typedef enum { slimLambdaNone, slimLambdaNorm, slimLambdaMax, slimLambdaFixed } slimLambda;
+
+enum { SLIM_MAX_SECTIONS = 12, SLIM_MIN_BLOCK = 64, SLIM_MAX_BLOCK = 8192 };
+
+/* One part of a payload: bytes a unit; bits > 0: a code section, cut to ⌈nv·bits/8⌉ bytes in a partial unit. */
+typedef struct {
+  uint32_t bytes;
+  uint32_t bits;
+} slimSection;
+
+typedef struct slimNode {
+  slimOp op;
+  uint32_t block;  /* elements that it handles at a time */
+  uint32_t bits;   /* of a code */
+  uint32_t levels; /* qsgd: L; rotate: elements of one rotation */
+  uint32_t k;      /* selectors, scope block: values a block; randk, topk: 0 if ratio decides (scope chunk, global) */
+  double ratio;
+  float value; /* onebit: f or lambda; sign: scale */
+  slimLambda lambda;
+  slimScope scope;
+  bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;
+  uint32_t branch; /* of its random draws: 0; 1, 2 inside induced's C, Q */
+  const struct slimNode* inner[2];
+  uint32_t sections;                      /* its own, before those of inner */
+  uint32_t allSections;                   /* with those of inner */
+  slimSection section[SLIM_MAX_SECTIONS]; /* of one block; a code section's bits are 0 where it is never cut */
+} slimNode;
+
+struct slimTree {
+  const slimNode* root;     /* what a unit (or, for scope chunk and global, the selected values) goes through */
+  const slimNode* selector; /* scope chunk or global: selects in the piece; else NULL */
+  uint32_t unit;            /* of root */
+  uint32_t sections;
+  slimSection section[SLIM_MAX_SECTIONS];
+  slimNode node[8];
+  uint32_t nodes;
+};
+
+/* Random draws of one sender's message: what stays the same in a Philox counter (format.md §3). */
+typedef struct {
+  uint32_t key[2];
+  uint32_t slot, step;
+  uint32_t rank;
+  uint32_t direction; /* 0 uplink, 1 downlink */
+} slimDraw;
+enum { slimDrawDither = 0, slimDrawIndex = 1, slimDrawRotation = 2, slimDrawCoin = 3 };
+enum { SLIM_RANK_SHARED = 0xFFFFFF };
+
+/* Elements that a selector takes from nv. */
+static inline uint64_t slimSelectorCount(const slimNode* node, uint64_t nv) {
+  uint64_t k = node->k ? node->k : (uint64_t)(node->ratio * (double)nv + 0.5);
+  if (k < 1) k = 1;
+  return k < nv ? k : nv;
+}
+
+static inline uint64_t slimRoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+/* Elements that a block of n values occupies in scratch: whole rows of the reduction tree. */
+static inline uint32_t slimPadded(uint32_t n) { return n <= 64 ? 64 : (uint32_t)slimRoundUp(n, 128); }
+
+#endif

@@ -1,0 +1,359 @@
+/* Every name of the spec language, and how a parsed spec becomes a compressor. */
+#include <locale.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "compress/codec/float.h"
+#include "compress/codec/fp8.h"
+#include "compress/codec/induced.h"
+#include "compress/codec/natural.h"
+#include "compress/codec/onebit.h"
+#include "compress/codec/qsgd.h"
+#include "compress/codec/rotate.h"
+#include "compress/codec/select.h"
+#include "compress/feedback.h"
+#include "compress/spec.h"
+
+#define SLIM_CODEC(name) \
+  { #name, slimIsCodec, slimOp_##name, slimOptions_##name, slimSetup_##name, slimClass_##name }
+#define SLIM_WRAPPER(name, kind) \
+  { #name, kind, slimOp_##name, slimOptions_##name, slimSetup_##name, NULL }
+#define SLIM_FEEDBACK(name, id) \
+  { #name, slimIsFeedback, id, slimOptions_##name, NULL, NULL }
+const slimName slimNames[] = {SLIM_CODEC(fp32),
+                              SLIM_CODEC(fp16),
+                              SLIM_CODEC(bf16),
+                              SLIM_CODEC(fp8),
+                              SLIM_CODEC(sign),
+                              SLIM_CODEC(onebit),
+                              SLIM_CODEC(ternary),
+                              SLIM_CODEC(qsgd),
+                              SLIM_CODEC(natural),
+                              SLIM_WRAPPER(topk, slimIsSelector),
+                              SLIM_WRAPPER(randk, slimIsSelector),
+                              SLIM_WRAPPER(rotate, slimIsTransform),
+                              SLIM_WRAPPER(induced, slimIsTransform),
+                              SLIM_FEEDBACK(none, slimFeedbackNone),
+                              SLIM_FEEDBACK(ef, slimFeedbackEf),
+                              SLIM_FEEDBACK(ef21, slimFeedbackEf21),
+                              SLIM_FEEDBACK(ef_bv, slimFeedbackEfBv),
+                              SLIM_FEEDBACK(diana, slimFeedbackDiana),
+                              SLIM_FEEDBACK(shift, slimFeedbackShift),
+                              SLIM_FEEDBACK(rand_diana, slimFeedbackRandDiana),
+                              {NULL, slimIsCodec, 0, NULL, NULL, NULL}};
+
+static slimResult_t complain(const slimSpecNode* at, const char* what) {
+  return slimFail(slimInvalidArgument, "spec:1:%d: %s: %s", at->column, at->name->name, what);
+}
+
+/* ---- Classes
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static slimClass classOf(const slimNode* node) {
+  const double n = node->block;
+  switch (node->op) {
+    case slimOp_topk:
+    case slimOp_randk:
+      return slimClassSelector(node, n, classOf(node->inner[0]), node->bits);
+    case slimOp_rotate:
+      return classOf(node->inner[0]);
+    case slimOp_induced: {
+      const slimClass c = classOf(node->inner[0]), q = classOf(node->inner[1]);
+      return (slimClass){q.omega * (1 - c.delta), 1 - (1 - c.delta) * (1 - q.delta), c.bits + q.bits};
+    }
+    default:
+      for (const slimName* name = slimNames; name->name; name++)
+        if (name->kind == slimIsCodec && name->id == (int)node->op) return name->class_(node, n);
+      return (slimClass){INFINITY, 0, 32};
+  }
+}
+
+slimClass slimTreeClass(const slimTree* tree) {
+  if (!tree->selector) return classOf(tree->root);
+  const double n = tree->selector->k ? 0x1p20 : 0x1p40; /* k= of an unknown n: as if of a million */
+  return slimClassSelector(tree->selector, n, classOf(tree->root), tree->selector->op == slimOp_topk ? 32 : 0);
+}
+
+/* ---- Trees
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* Multiplies a node's sections so that they cover `block` elements. */
+static void addSections(slimNode* node, const slimNode* inner, bool whole) {
+  const uint32_t times = node->block / inner->block;
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    slimSection s = inner->section[i];
+    node->section[node->allSections++] = (slimSection){s.bytes * times, whole ? 0 : s.bits};
+  }
+}
+
+/* Selected values: k of them, padded to whole rows of the reduction tree; code sections hold k codes. */
+static void addSelectedSections(slimNode* node, const slimNode* inner) {
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    slimSection s = inner->section[i];
+    node->section[node->allSections++] = (slimSection){s.bits ? (node->k * s.bits + 7) / 8 : s.bytes, 0};
+  }
+}
+
+/* Codecs without scales have no block of their own: they take what surrounds them, or SLIM_CAST_UNIT. */
+enum { SLIM_CAST_UNIT = 512 };
+static bool scaleless(const slimNode* node) {
+  return node->op == slimOp_fp32 || node->op == slimOp_fp16 || node->op == slimOp_bf16 || node->op == slimOp_sign;
+}
+static void resize(slimNode* node, uint32_t block) {
+  for (uint32_t i = 0; i < node->allSections; i++) {
+    slimSection* s = &node->section[i];
+    if (s->bits) s->bytes = block * s->bits / 8;
+  }
+  node->block = block;
+}
+
+static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed need, uint32_t branch, uint32_t block,
+                          bool outermost, slimNode** out);
+
+static slimResult_t buildSelector(slimTree* tree, slimNode* node, const slimSpecNode* spec, slimNeed need,
+                                  uint32_t branch, bool outermost) {
+  const slimOption* options = spec->name->options;
+  const slimSpecNode* values = spec->child[slimOptionIndex(options, "values")];
+  if (values->name->kind != slimIsCodec)
+    return complain(values, "a selector's values go through a codec, e.g. topk(ratio=0.01, qsgd(bits=8))");
+  if (node->op == slimOp_randk && spec->options.value[slimOptionIndex(options, "scale")] == slimScaleAuto)
+    node->unbiased = need == slimNeedsNothing || need == slimNeedsUnbiased;
+  slimNode* inner;
+  if (node->scope == slimScopeBlock) {
+    SLIM_CHECK(build(tree, values, need, branch, slimPadded(node->k), false, &inner));
+    node->inner[0] = inner;
+    addSelectedSections(node, inner);
+    return slimSuccess;
+  }
+  if (!outermost) return complain(spec, "scope=chunk and scope=global stand directly below the feedback");
+  SLIM_CHECK(build(tree, values, need, branch, 0, false, &inner));
+  node->inner[0] = inner;
+  return slimSuccess;
+}
+
+/* need: what the feedback asks for; branch: of random draws; block: forced on a codec (0: its own). */
+static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed need, uint32_t branch, uint32_t block,
+                          bool outermost, slimNode** out) {
+  if (tree->nodes == sizeof tree->node / sizeof *tree->node) return complain(spec, "too many codecs in one spec");
+  slimNode* node = &tree->node[tree->nodes++];
+  *node = (slimNode){.op = (slimOp)spec->name->id, .branch = branch};
+  const char* error = spec->name->setup(node, &spec->options);
+  if (error) return complain(spec, error);
+  node->allSections = node->sections;
+  *out = node;
+  const bool contract = need == slimNeedsContraction;
+  switch (node->op) {
+    case slimOp_topk:
+    case slimOp_randk:
+      return buildSelector(tree, node, spec, need, branch, outermost);
+    case slimOp_rotate: {
+      slimNode* inner;
+      SLIM_CHECK(build(tree, spec->child[0], need, branch, 0, false, &inner));
+      if (!node->levels) node->levels = scaleless(inner) ? SLIM_CAST_UNIT : inner->block;
+      node->block = node->levels > inner->block ? node->levels : inner->block;
+      if (scaleless(inner)) resize(inner, node->block);
+      node->inner[0] = inner;
+      addSections(node, inner, true);
+      return slimSuccess;
+    }
+    case slimOp_induced: {
+      if (branch) return complain(spec, "induced does not stand inside induced");
+      slimNode *c, *q;
+      SLIM_CHECK(build(tree, spec->child[0], slimNeedsContraction, 1, 0, false, &c));
+      SLIM_CHECK(build(tree, spec->child[1], contract ? need : slimNeedsUnbiased, 2, 0, false, &q));
+      node->block = c->block > q->block ? c->block : q->block;
+      node->inner[0] = c;
+      node->inner[1] = q;
+      addSections(node, c, false);
+      addSections(node, q, false);
+      const slimClass cc = classOf(c), cq = classOf(q);
+      if (!(cc.delta > 0))
+        return complain(spec->child[0], "induced's first codec must be contractive, e.g. topk(ratio=0.01)");
+      if (!contract && !isfinite(cq.omega))
+        return complain(spec->child[1], "induced's second codec must be unbiased, e.g. qsgd(bits=4)");
+      return slimSuccess;
+    }
+    case slimOp_qsgd:
+      if (spec->options.value[slimOptionIndex(spec->name->options, "rounding")] == slimRoundingAuto)
+        node->nearest = contract && !node->norm2;
+      node->lsq = contract && !node->nearest;
+      break;
+    case slimOp_ternary:
+    case slimOp_natural:
+      node->lsq = contract;
+      break;
+    case slimOp_onebit:
+      node->lsq = contract && node->lambda != slimLambdaNone;
+      break;
+    default:
+      break;
+  }
+  if (block) resize(node, block);
+  return slimSuccess;
+}
+
+static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed need) {
+  slimTree* tree = calloc(1, sizeof *tree);
+  if (!tree) return slimFail(slimSystemError, "no memory for a compressor");
+  *out = tree;
+  slimNode* root;
+  SLIM_CHECK(build(tree, spec, need, 0, 0, true, &root));
+  if ((root->op == slimOp_topk || root->op == slimOp_randk) && root->scope != slimScopeBlock) {
+    tree->selector = root;
+    root = (slimNode*)(uintptr_t)root->inner[0];
+  }
+  if (scaleless(root)) resize(root, SLIM_CAST_UNIT);
+  tree->root = root;
+  tree->unit = root->block;
+  tree->sections = root->allSections;
+  memcpy(tree->section, root->section, sizeof tree->section);
+  return slimSuccess;
+}
+
+uint32_t slimTreeUnit(const slimTree* tree) { return tree->selector ? SLIM_MIN_BLOCK : tree->unit; }
+bool slimTreeIsGlobal(const slimTree* tree) { return tree->selector && tree->selector->scope == slimScopeGlobal; }
+bool slimTreeIsLinear(const slimTree* tree) {
+  const slimNode* root = tree->root;
+  if (tree->selector) return tree->selector->op == slimOp_randk && tree->selector->shared && root->op == slimOp_fp32;
+  return root->op == slimOp_fp32 || (root->op == slimOp_randk && root->shared && root->inner[0]->op == slimOp_fp32);
+}
+
+/* ---- Directions
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static slimResult_t checkClass(const slimSpecNode* at, const char* feedback, slimNeed need, slimClass c,
+                               const slimNode* node) {
+  const char* name = at->name->name;
+  const bool nearest = node->op == slimOp_fp16 || node->op == slimOp_bf16 || node->op == slimOp_fp8 || node->nearest;
+  if (need == slimNeedsUnbiased && !isfinite(c.omega))
+    return slimFail(slimInvalidArgument, "spec:1:%d: %s needs an unbiased codec, and %s %s: use ef21 or ef_bv",
+                    at->column, feedback, name,
+                    nearest       ? "rounds to nearest"
+                    : c.delta > 0 ? "is contractive"
+                                  : "clips");
+  if (need == slimNeedsContraction && !(c.delta > 0))
+    return slimFail(slimInvalidArgument, "spec:1:%d: %s needs a contractive codec, and %s is none: %s", at->column,
+                    feedback, name,
+                    node->op == slimOp_sign ? "it sends no scale; use onebit"
+                    : node->norm2 && node->nearest
+                        ? "nearest rounding by norm=2 may send nothing; use norm=inf or rounding=stochastic"
+                    : node->op == slimOp_randk ? "use scale=1"
+                                               : "use topk, onebit or qsgd");
+  if (need == slimNeedsEither && !isfinite(c.omega) && !(c.delta > 0))
+    return slimFail(slimInvalidArgument, "spec:1:%d: %s needs an unbiased or a contractive codec, and %s is neither",
+                    at->column, feedback, name);
+  return slimSuccess;
+}
+
+static slimResult_t buildDirection(slimDirection* direction, const slimSpecNode* spec) {
+  const bool feedback = spec->name->kind == slimIsFeedback;
+  const slimFeedbackKind kind = feedback ? (slimFeedbackKind)spec->name->id : slimFeedbackNone;
+  const slimSpecNode* codec = feedback ? spec->child[0] : spec;
+  SLIM_CHECK(buildTree(&direction->tree, codec, slimFeedbackNeed(kind)));
+  const slimTree* tree = direction->tree;
+  const slimClass c = slimTreeClass(tree);
+  const slimNode* top = tree->selector ? tree->selector : tree->root;
+  SLIM_CHECK(checkClass(codec, spec->name->name, slimFeedbackNeed(kind), c, top));
+  static const slimOptionValues nothing;
+  const slimOptionValues* options = feedback ? &spec->options : &nothing;
+  const bool wide = tree->selector && tree->selector->k;
+  const bool automatic = (kind == slimFeedbackDiana || kind == slimFeedbackRandDiana) && options->value[4] < 0;
+  if (wide && automatic) return complain(spec, "auto needs ratio= in the selector: the length is not known here");
+  const char* error = slimFeedbackSetup(&direction->feedback, kind, options, c,
+                                        top->levels == 1 && (top->op == slimOp_ternary || top->op == slimOp_qsgd));
+  return error ? complain(spec, error) : slimSuccess;
+}
+
+/* The downlink of a lone spec: the same codec, with error feedback where the uplink has it; shared rand-k: the same
+ * support, exactly; feedback with shifts: ef(qsgd(bits=8)). */
+static slimResult_t defaultDownlink(const slimSpecNode* up, slimSpecNode** down, bool* sharedDown) {
+  const bool feedback = up->name->kind == slimIsFeedback;
+  const slimFeedbackKind kind = feedback ? (slimFeedbackKind)up->name->id : slimFeedbackNone;
+  const slimSpecNode* codec = feedback ? up->child[0] : up;
+  slimSpecNode* unused;
+  if (kind != slimFeedbackNone && kind != slimFeedbackEf) return slimSpecParse("ef(qsgd(bits=8))", down, &unused);
+  const bool exact = codec->name->id == slimOp_fp32;
+  *sharedDown =
+      codec->name->id == slimOp_randk && codec->options.value[slimOptionIndex(codec->name->options, "seed")] == 1;
+  if (kind == slimFeedbackEf && !exact && !*sharedDown) {
+    *down = slimSpecCopy(up);
+    if (!*down) return slimFail(slimSystemError, "no memory for a spec");
+    for (int i = 1; i <= 3; i++)
+      (*down)->options.given[i] = false, (*down)->options.value[i] = 0; /* warmup, init, resync: the uplink's */
+    return slimSuccess;
+  }
+  *down = slimSpecCopy(codec);
+  if (!*down) return slimFail(slimSystemError, "no memory for a spec");
+  if (*sharedDown) {
+    const int scale = slimOptionIndex(codec->name->options, "scale"),
+              values = slimOptionIndex(codec->name->options, "values");
+    (*down)->options.given[scale] = true;
+    (*down)->options.value[scale] = slimScaleOne;
+    slimSpecFree((*down)->child[values]);
+    return slimSpecParse("fp32", &(*down)->child[values], &unused);
+  }
+  return slimSuccess;
+}
+
+static slimResult_t create(slimCompressor* c, const char* spec, slimSpecNode** up, slimSpecNode** down) {
+  SLIM_CHECK(slimSpecParse(spec, up, down));
+  c->downGiven = *down != NULL;
+  if (!*down) SLIM_CHECK(defaultDownlink(*up, down, &c->sharedDown));
+  SLIM_CHECK(buildDirection(&c->up, *up));
+  SLIM_CHECK(buildDirection(&c->down, *down));
+  char text[4096] = "up=";
+  slimSpecPrint(*up, text, sizeof text);
+  strncat(text, "; down=", sizeof text - strlen(text) - 1);
+  slimSpecPrint(*down, text, sizeof text);
+  c->text = strdup(text);
+  return c->text ? slimSuccess : slimFail(slimSystemError, "no memory for a spec");
+}
+
+slimResult_t slimCompressorCreate(slimCompressor** out, const char* spec) {
+  *out = NULL;
+  if (!spec) return slimFail(slimInvalidArgument, "spec is NULL: give one, e.g. \"ef(qsgd(bits=4))\"");
+  slimCompressor* c = calloc(1, sizeof *c);
+  if (!c) return slimFail(slimSystemError, "no memory for a compressor");
+  slimSpecNode *up = NULL, *down = NULL;
+  /* Numbers are read and printed with a point, whatever the program's locale. */
+  locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
+  locale_t before = plain ? uselocale(plain) : (locale_t)0;
+  slimResult_t result = create(c, spec, &up, &down);
+  if (plain) {
+    uselocale(before);
+    freelocale(plain);
+  }
+  slimSpecFree(up);
+  slimSpecFree(down);
+  if (result == slimSuccess)
+    *out = c;
+  else
+    slimCompressorDestroy(c);
+  return result;
+}
+
+void slimCompressorDestroy(slimCompressor* c) {
+  if (!c) return;
+  free(c->up.tree);
+  free(c->down.tree);
+  free(c->text);
+  free(c);
+}
+
+uint64_t slimCompressorHash(const slimCompressor* c, slimDataType_t type) {
+  char text[4200];
+  const int n = snprintf(text, sizeof text, "%s#%d", c->text, (int)type);
+  return XXH3_64bits(text, (size_t)n);
+}
+
+bool slimCoin(uint64_t seed, uint32_t slot, uint64_t step, double p) {
+  const slimDraw draw = {{(uint32_t)seed, (uint32_t)(seed >> 32)}, slot, (uint32_t)step, SLIM_RANK_SHARED, 0};
+  uint32_t words[64];
+  slimDrawWords(&draw, slimDrawCoin, 0, true, 0, 1, 1, words);
+  return (double)words[0] * 0x1p-32 < p;
+}
