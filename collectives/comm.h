@@ -1,0 +1,90 @@
+/* One rank's communicator: a transport, the settings that all ranks share, and the buffers that calls reuse. */
+#ifndef SLIM_COMM_H_
+#define SLIM_COMM_H_
+
+#include "collectives/transport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Values are slimAlgo_t's. */
+typedef enum { slimAlgorithmAuto, slimAlgorithmTwoShot, slimAlgorithmOneShot, slimAlgorithmLinear } slimAlgorithm;
+
+typedef enum {
+  slimCollectiveAllReduce = 1,
+  slimCollectiveBroadcast,
+  slimCollectiveReduce,
+  slimCollectiveReduceScatter,
+  slimCollectiveAllGather
+} slimCollective;
+const char* slimCollectiveName(int collective);
+
+typedef struct {
+  uint64_t seed;
+  slimAlgorithm algorithm;
+  size_t sliceBytes;
+  double timeout;
+  int threads;
+} slimSettings;
+
+/* What every rank tells every other one before a call moves data. All but result and finite must be equal. */
+typedef struct {
+  uint32_t magic, version;
+  uint32_t collective, type, op, slot;
+  int32_t root;
+  int32_t result;     /* not slimSuccess: this rank cannot make the call */
+  uint32_t algorithm; /* 0: plain */
+  uint32_t shifts;    /* slimTensorSetShift calls so far */
+  uint64_t count, hash, step, slice, seed;
+  uint32_t finite; /* dense steps that set state: x holds no NaN or Inf */
+  uint32_t zero;
+} slimCallRecord;
+
+struct slimTensor;
+
+typedef struct slimComm {
+  slimTransport* transport;
+  int rank, ranks;
+  slimSettings settings;
+  slimPool* pool;
+  struct slimTensor* tensors; /* in ascending order of slots */
+  slimLane* lanes;            /* [ranks], scratch */
+  slimCallRecord* records;    /* [ranks + 1]: those received; the last is the own one on its way */
+  const uint8_t** payloads;   /* [ranks], scratch */
+  uint8_t* staging;           /* 64-byte aligned, grown to the largest call's need */
+  size_t stagingBytes;
+  uint64_t sentBytes;
+  double waitSeconds; /* in begin and wait */
+  bool broken;
+  char why[256];
+} slimComm;
+
+/* Takes the transport over, also on error. */
+slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const slimSettings* settings);
+void slimCommFree(slimComm* comm);
+
+/* At least bytes of staging; what it held is lost. */
+slimResult_t slimCommStage(slimComm* comm, size_t bytes);
+
+/* transport's begin and wait, with statistics. Lanes are comm->lanes; begin clears them. */
+slimResult_t slimBegin(slimComm* comm, int id);
+slimResult_t slimWait(slimComm* comm, int id);
+/* Broadcast of bytes from root in two exchanges, each rank passing on what it got: the lanes of the first and the second. data: where they lie, or go to. */
+void slimSpreadFirst(slimComm* comm, int root, uint8_t* data, size_t bytes);
+void slimSpreadSecond(slimComm* comm, int root, uint8_t* data, size_t bytes);
+/* Something failed on this rank in the middle of a call: the communicator cannot go on. Answers result. */
+slimResult_t slimBreak(slimComm* comm, slimResult_t result);
+
+/* Exchanges records and compares them: where ranks differ, or one cannot make the call, every rank fails with the same words (a rank
+ * that cannot, with its own). Nothing else has been sent or changed by then. finite: whether all ranks' is set. */
+slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite);
+
+double slimSeconds(void);
+void* slimAlignedAlloc(size_t bytes); /* 64-byte aligned, zeroed; free() */
+static inline size_t slimAlign64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+#ifdef __cplusplus
+}
+#endif
+#endif

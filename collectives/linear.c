@@ -1,0 +1,122 @@
+/* Allreduce and reduce, linear: payloads whose values are plain floats are added on the way, as reduce-scatter and all-gather of
+ * the values, in rank order, so that all ranks have the same bits. Headers and flags cannot be added: every receiver gets
+ * them from every rank. No downlink. */
+#include "collectives/step.h"
+
+#include "collectives/sum.h"
+#include "compress/payload.h"
+
+#include <string.h>
+
+/* Where the values lie in a payload of n elements. */
+static size_t valuesAt(const slimCall* call, uint64_t n) {
+  return slimLayoutOf(call->tensor->compressor->up.tree, call->tensor->type, n).section[0];
+}
+
+/* Rank's share of the values, in bytes from the payload's start. */
+typedef struct {
+  size_t at, bytes;
+} share;
+
+static share shareOf(const slimCall* call, uint64_t n, int rank) {
+  const size_t from = valuesAt(call, n), bytes = slimUpBytes(call, n) - from;
+  const size_t each = slimAlign64(bytes / (size_t)call->comm->ranks + 1), at = each * (size_t)rank;
+  if (at >= bytes) return (share){from + bytes, 0};
+  return (share){from + at, bytes - at < each ? bytes - at : each};
+}
+
+/* recv holds each rank's share for this one, and behind it that rank's header and flags. down: the sum, and the flags of all. */
+static void lay(slimCall* call) {
+  const slimTensor* t = call->tensor;
+  const uint64_t n = slimSlicePiece(&t->cut, 0).n;
+  const size_t bytes = slimUpBytes(call, n);
+  call->send = slimSendBuffers(call, bytes, 2);
+  call->recv = slimBuffersOf(call->comm->ranks, slimAlign64(shareOf(call, n, 0).bytes) + valuesAt(call, n), 2);
+  call->down = slimBuffersOf(2, bytes, 2);
+}
+
+static uint8_t* recvFlags(const slimCall* call, uint64_t k, int rank, uint64_t n) {
+  return slimBuffer(&call->recv, k, rank) + slimAlign64(shareOf(call, n, 0).bytes);
+}
+
+static bool hears(const slimTensor* t, int rank) { return t->collective == slimCollectiveAllReduce || rank == t->root; }
+
+static slimResult_t send(slimCall* call, uint64_t k) {
+  const slimTensor* t = call->tensor;
+  slimComm* comm = call->comm;
+  uint8_t* payload = slimBuffer(&call->send, k, 0);
+  SLIM_CHECK(slimEncodePiece(call, k, 0, payload));
+  const uint64_t n = slimSlicePiece(&t->cut, k).n;
+  const share own = shareOf(call, n, comm->rank);
+  for (int p = 0; p < comm->ranks; p++) {
+    const share theirs = shareOf(call, n, p);
+    comm->lanes[p] = (slimLane){payload + theirs.at, theirs.bytes, slimBuffer(&call->recv, k, p), own.bytes};
+  }
+  SLIM_CHECK(slimBegin(comm, slimFirstExchange(k)));
+  const size_t head = valuesAt(call, n);
+  for (int p = 0; p < comm->ranks; p++)
+    comm->lanes[p] = (slimLane){payload, hears(t, p) ? head : 0, recvFlags(call, k, p, n), hears(t, comm->rank) ? head : 0};
+  return slimBegin(comm, slimFlagExchange(k));
+}
+
+static slimResult_t add(slimCall* call, uint64_t k) {
+  const slimTensor* t = call->tensor;
+  slimComm* comm = call->comm;
+  SLIM_CHECK(slimWait(comm, slimFirstExchange(k)));
+  const uint64_t n = slimSlicePiece(&t->cut, k).n;
+  const share own = shareOf(call, n, comm->rank);
+  for (int p = 0; p < comm->ranks; p++)
+    comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, 0) + own.at : slimBuffer(&call->recv, k, p);
+  uint8_t* sum = slimBuffer(&call->down, k, 0);
+  const double start = slimSeconds();
+  slimSumFloats((const float* const*)(const void*)comm->payloads, comm->ranks, own.bytes / sizeof(float), (float*)(void*)(sum + own.at));
+  call->tensor->reduceSeconds += slimSeconds() - start;
+  for (int p = 0; p < comm->ranks; p++) {
+    const share theirs = shareOf(call, n, p);
+    comm->lanes[p] = (slimLane){sum + own.at, hears(t, p) ? own.bytes : 0, sum + theirs.at, hears(t, comm->rank) ? theirs.bytes : 0};
+  }
+  return slimBegin(comm, slimSecondExchange(k));
+}
+
+/* A unit that any rank flagged gives NaN, but the finite contributions of the others count in h: so the sum stays
+ * unflagged, and a second payload of zeros brings the flags. */
+static slimResult_t receive(slimCall* call, uint64_t k) {
+  const slimTensor* t = call->tensor;
+  slimComm* comm = call->comm;
+  SLIM_CHECK(slimWait(comm, slimFlagExchange(k)));
+  SLIM_CHECK(slimWait(comm, slimSecondExchange(k)));
+  if (!hears(t, comm->rank)) return slimSuccess;
+  const slimPiece s = slimSlicePiece(&t->cut, k);
+  const size_t bytes = slimUpBytes(call, s.n), head = valuesAt(call, s.n);
+  uint8_t *sum = slimBuffer(&call->down, k, 0), *flags = slimBuffer(&call->down, k, 1);
+  memcpy(sum, slimBuffer(&call->send, k, 0), sizeof(slimHeader));
+  memset(sum + sizeof(slimHeader), 0, head - sizeof(slimHeader));
+  memcpy(flags, sum, head);
+  bool good = true, flagged = false;
+  for (int p = 0; p < comm->ranks; p++) {
+    const uint8_t* theirs = p == comm->rank ? slimBuffer(&call->send, k, 0) : recvFlags(call, k, p, s.n);
+    const slimStamp stamp = slimStampOf(t, p, false);
+    good = slimExpect(call, theirs, &stamp, s, bytes, 0) && good;
+    for (size_t i = sizeof(slimHeader); i < head; i++) {
+      flags[i] |= theirs[i];
+      flagged = flagged || theirs[i];
+    }
+  }
+  if (!good) return slimSuccess;
+  if (flagged) memset(flags + head, 0, bytes - head);
+  const uint8_t* const payloads[] = {sum, flags};
+  const slimReducePass pass = {.up = &t->compressor->up,
+                               .stamp = slimStampOf(t, comm->rank, true),
+                               .type = t->type,
+                               .n = s.n,
+                               .first = s.first,
+                               .ranks = flagged ? 2 : 1,
+                               .payloads = payloads,
+                               .weight = 1.0 / comm->ranks,
+                               .h = slimRealAt(&t->h, t->type, s.at),
+                               .y = slimAtMutable(call->y, t->type, s.at),
+                               .factor = call->factor};
+  return slimReducePiece(call, &pass);
+}
+
+const slimMover slimLinear = {lay, {send, add, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

@@ -1,0 +1,254 @@
+/* The local transport: ranks are threads of one process. A sender posts where its bytes lie; the receiver copies them, once,
+ * when it waits. Every rank sleeps on its own condition variable, so ranks may outnumber cores. */
+#include "collectives/transport.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct message {
+  struct message* next; /* in the receiver's inbox */
+  const void* data;
+  size_t bytes;
+  int id;
+  bool queued; /* guarded by the receiver's lock */
+} message;
+
+typedef struct group group;
+
+typedef struct {
+  slimTransport base;
+  group* group;
+  pthread_mutex_t lock; /* guards inbox and pending */
+  pthread_cond_t wake;
+  message** inbox;            /* [source]: posted to this rank, oldest first */
+  int pending[slimExchanges]; /* own messages that their receivers have not copied yet */
+  message* out;               /* [id][destination] */
+  slimLane* lanes;            /* [id][peer] */
+} endpoint;
+
+struct group {
+  int ranks;
+  endpoint* endpoints;
+  atomic_int alive;  /* handles not yet destroyed */
+  atomic_int failed; /* set once why is written */
+  pthread_mutex_t lock;
+  char why[256];
+};
+
+static void breakGroup(group* g, const char* why) {
+  pthread_mutex_lock(&g->lock);
+  if (!atomic_load(&g->failed)) {
+    snprintf(g->why, sizeof g->why, "%s", why);
+    atomic_store(&g->failed, 1);
+  }
+  pthread_mutex_unlock(&g->lock);
+  for (int r = 0; r < g->ranks; r++) {
+    endpoint* e = &g->endpoints[r];
+    pthread_mutex_lock(&e->lock);
+    pthread_cond_broadcast(&e->wake);
+    pthread_mutex_unlock(&e->lock);
+  }
+}
+
+/* After a failure: takes back what nobody has copied, and lets copies under way end, so that buffers may be freed. */
+static slimResult_t withdraw(endpoint* me) {
+  group* g = me->group;
+  for (int p = 0; p < g->ranks; p++) {
+    endpoint* peer = &g->endpoints[p];
+    int taken[slimExchanges] = {0};
+    pthread_mutex_lock(&peer->lock);
+    for (int id = 0; id < slimExchanges; id++) {
+      message* m = &me->out[id * g->ranks + p];
+      if (!m->queued) continue;
+      message** link = &peer->inbox[me->base.rank];
+      while (*link != m) link = &(*link)->next;
+      *link = m->next;
+      m->queued = false;
+      taken[id] = 1;
+    }
+    pthread_mutex_unlock(&peer->lock);
+    pthread_mutex_lock(&me->lock);
+    for (int id = 0; id < slimExchanges; id++) me->pending[id] -= taken[id];
+    pthread_mutex_unlock(&me->lock);
+  }
+  pthread_mutex_lock(&me->lock);
+  for (int id = 0; id < slimExchanges; id++)
+    while (me->pending[id]) pthread_cond_wait(&me->wake, &me->lock);
+  pthread_mutex_unlock(&me->lock);
+  return slimFail(slimRemoteError, "%s", g->why);
+}
+
+static slimResult_t begin(slimTransport* transport, int id, const slimLane* lanes) {
+  endpoint* me = (endpoint*)transport;
+  group* g = me->group;
+  const int self = me->base.rank;
+  if (atomic_load(&g->failed)) return withdraw(me);
+  slimLane* kept = me->lanes + (size_t)id * g->ranks;
+  memcpy(kept, lanes, sizeof *lanes * g->ranks);
+  kept[self] = (slimLane){0};
+
+  int sends = 0;
+  for (int p = 0; p < g->ranks; p++) sends += kept[p].sendBytes > 0;
+  pthread_mutex_lock(&me->lock);
+  me->pending[id] = sends;
+  pthread_mutex_unlock(&me->lock);
+
+  for (int d = 1; d < g->ranks; d++) { /* each rank starts with its neighbour, so that no inbox is crowded */
+    const int p = (self + d) % g->ranks;
+    if (!kept[p].sendBytes) continue;
+    endpoint* peer = &g->endpoints[p];
+    message* m = &me->out[id * g->ranks + p];
+    *m = (message){.data = kept[p].send, .bytes = kept[p].sendBytes, .id = id, .queued = true};
+    pthread_mutex_lock(&peer->lock);
+    message** link = &peer->inbox[self];
+    while (*link) link = &(*link)->next;
+    *link = m;
+    pthread_cond_signal(&peer->wake);
+    pthread_mutex_unlock(&peer->lock);
+  }
+  return slimSuccess;
+}
+
+static slimResult_t breakWith(endpoint* me, const char* why) {
+  breakGroup(me->group, why);
+  return withdraw(me);
+}
+
+static void fail(slimTransport* transport, const char* why) { (void)breakWith((endpoint*)transport, why); }
+
+/* Names the ranks that lanes still wait for. */
+static void sayMissing(const endpoint* me, const slimLane* lanes, const int* waiting, double timeout, char* text, size_t bytes) {
+  size_t at = (size_t)snprintf(text, bytes, "not heard from in %g s: rank", timeout);
+  bool named = false;
+  for (int p = 0; p < me->base.ranks && at < bytes; p++)
+    if (lanes[p].recvBytes) {
+      at += (size_t)snprintf(text + at, bytes - at, "%s %d", named ? "," : "", p);
+      named = true;
+    }
+  for (int p = 0; p < me->base.ranks && !named && at < bytes; p++)
+    if (waiting[p]) at += (size_t)snprintf(text + at, bytes - at, " %d", p);
+}
+
+static slimResult_t await(slimTransport* transport, int id, double timeout) {
+  endpoint* me = (endpoint*)transport;
+  group* g = me->group;
+  slimLane* lanes = me->lanes + (size_t)id * g->ranks;
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  const double seconds = timeout < 1e9 ? timeout : 1e9;
+  until.tv_sec += (time_t)seconds;
+  until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
+  if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+
+  bool late = false;
+  pthread_mutex_lock(&me->lock);
+  while (!atomic_load(&g->failed)) {
+    bool moved = false, missing = false;
+    for (int p = 0; p < g->ranks; p++) {
+      if (!lanes[p].recvBytes) continue;
+      message** link = &me->inbox[p];
+      while (*link && (*link)->id != id) link = &(*link)->next;
+      message* m = *link;
+      if (!m) {
+        missing = true;
+        continue;
+      }
+      *link = m->next;
+      m->queued = false;
+      pthread_mutex_unlock(&me->lock);
+      const size_t got = m->bytes, wanted = lanes[p].recvBytes;
+      memcpy(lanes[p].recv, m->data, got < wanted ? got : wanted);
+      lanes[p].recvBytes = 0;
+      endpoint* peer = &g->endpoints[p];
+      pthread_mutex_lock(&peer->lock);
+      if (--peer->pending[id] == 0) pthread_cond_signal(&peer->wake);
+      pthread_mutex_unlock(&peer->lock);
+      if (got != wanted) {
+        char why[160];
+        snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p, got,
+                 me->base.rank, wanted);
+        return breakWith(me, why);
+      }
+      pthread_mutex_lock(&me->lock);
+      moved = true;
+    }
+    if (moved) continue;
+    if (!missing && me->pending[id] == 0) {
+      pthread_mutex_unlock(&me->lock);
+      return slimSuccess;
+    }
+    if (late) {
+      char why[256];
+      pthread_mutex_unlock(&me->lock);
+      int* waiting = calloc((size_t)g->ranks, sizeof *waiting);
+      for (int p = 0; waiting && p < g->ranks; p++) {
+        pthread_mutex_lock(&g->endpoints[p].lock);
+        waiting[p] = me->out[id * g->ranks + p].queued;
+        pthread_mutex_unlock(&g->endpoints[p].lock);
+      }
+      if (waiting) sayMissing(me, lanes, waiting, timeout, why, sizeof why);
+      free(waiting);
+      return breakWith(me, waiting ? why : "out of memory");
+    }
+    late = pthread_cond_timedwait(&me->wake, &me->lock, &until) != 0;
+  }
+  pthread_mutex_unlock(&me->lock);
+  return withdraw(me);
+}
+
+static void freeGroup(group* g) {
+  for (int r = 0; r < g->ranks; r++) {
+    endpoint* e = &g->endpoints[r];
+    pthread_mutex_destroy(&e->lock);
+    pthread_cond_destroy(&e->wake);
+    free(e->inbox);
+    free(e->out);
+    free(e->lanes);
+  }
+  pthread_mutex_destroy(&g->lock);
+  free(g->endpoints);
+  free(g);
+}
+
+static void destroy(slimTransport* transport) {
+  group* g = ((endpoint*)transport)->group;
+  if (atomic_fetch_sub(&g->alive, 1) == 1) freeGroup(g);
+}
+
+slimResult_t slimLocalTransports(slimTransport** transports, int ranks) {
+  group* g = calloc(1, sizeof *g);
+  endpoint* endpoints = g ? calloc((size_t)ranks, sizeof *endpoints) : NULL;
+  if (!endpoints) {
+    free(g);
+    return slimFail(slimSystemError, "out of memory for %d local ranks", ranks);
+  }
+  g->ranks = ranks;
+  g->endpoints = endpoints;
+  atomic_init(&g->alive, ranks);
+  atomic_init(&g->failed, 0);
+  pthread_mutex_init(&g->lock, NULL);
+  pthread_condattr_t monotonic;
+  pthread_condattr_init(&monotonic);
+  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+  bool complete = true;
+  for (int r = 0; r < ranks; r++) {
+    endpoint* e = &endpoints[r];
+    e->base = (slimTransport){r, ranks, ranks, false, begin, await, NULL, fail, destroy};
+    e->group = g;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->wake, &monotonic);
+    e->inbox = calloc((size_t)ranks, sizeof *e->inbox);
+    e->out = calloc((size_t)ranks * slimExchanges, sizeof *e->out);
+    e->lanes = calloc((size_t)ranks * slimExchanges, sizeof *e->lanes);
+    complete = complete && e->inbox && e->out && e->lanes;
+    transports[r] = &e->base;
+  }
+  pthread_condattr_destroy(&monotonic);
+  if (complete) return slimSuccess;
+  freeGroup(g);
+  return slimFail(slimSystemError, "out of memory for %d local ranks", ranks);
+}

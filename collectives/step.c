@@ -1,0 +1,340 @@
+#include "collectives/step.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Buffers ----------------------------------------------------------------------------------------------------- */
+
+slimBuffers slimBuffersOf(int pieces, size_t bytes, int depth) { return (slimBuffers){NULL, slimAlign64(bytes), pieces, depth, false}; }
+
+slimBuffers slimSendBuffers(slimCall* call, size_t bytes, int depth) {
+  const slimTensor* t = call->tensor;
+  if (!t->sent) return slimBuffersOf(slimSendPieces(t), bytes, depth);
+  return (slimBuffers){t->sent, t->sentStride, slimSendPieces(t), (int)slimSlices(&t->cut), true};
+}
+
+static uint64_t largestPiece(const slimTensor* t) {
+  const uint64_t slice = t->dense.slice > t->cut.slice ? t->dense.slice : t->cut.slice;
+  return slice < t->cut.count ? slice : t->cut.count;
+}
+
+/* Gives the buffers that lay described their places; with base NULL only counts bytes. */
+static size_t place(slimCall* call, uint8_t* base) {
+  const slimTensor* t = call->tensor;
+  size_t at = 0;
+  slimBuffers* all[] = {&call->send, &call->recv, &call->down};
+  for (int i = 0; i < 3; i++) {
+    slimBuffers* b = all[i];
+    if (b->kept) continue;
+    if (base) b->base = base + at;
+    at += b->stride * (size_t)b->pieces * (size_t)b->depth;
+  }
+  const size_t scratch = slimAlign64(largestPiece(t) * 8);
+  if (base) call->reals = base + at, call->elements = base + at + scratch;
+  return at + 2 * scratch;
+}
+
+static size_t layout(slimCall* call, const slimMover* mover, bool dense, uint8_t* base) {
+  call->send = call->recv = call->down = (slimBuffers){0};
+  (dense ? mover->layDense : mover->lay)(call);
+  return place(call, base);
+}
+
+/* ---- Pieces ------------------------------------------------------------------------------------------------------ */
+
+enum { group = 64 }; /* elements that take a new shift together */
+
+static bool groupFinite(slimDataType_t type, const void* x, uint64_t n, void* reals) {
+  slimToReal(type, x, n, reals);
+  bool finite = true;
+  if (slimRealBytes(type) == 8)
+    for (uint64_t i = 0; i < n; i++) finite = finite && isfinite(((double*)reals)[i]);
+  else
+    for (uint64_t i = 0; i < n; i++) finite = finite && isfinite(((float*)reals)[i]);
+  return finite;
+}
+
+/* dst ← x, but a group that holds NaN or Inf keeps what it had. dst NULL: only looks. True if all of x is finite. */
+static bool takeFinite(slimDataType_t type, const void* x, uint64_t n, void* dst) {
+  double reals[group];
+  bool all = true;
+  for (uint64_t i = 0; i < n; i += group) {
+    const uint64_t m = n - i < group ? n - i : group;
+    const bool finite = groupFinite(type, slimAt(x, type, i), m, reals);
+    all = all && finite;
+    if (finite && dst) memcpy((char*)dst + i * slimRealBytes(type), reals, m * slimRealBytes(type));
+  }
+  return all;
+}
+
+static void* sendState(const slimTensor* t, const slimArray* a, slimPiece p) { return slimRealAt(a, t->type, p.at); }
+
+slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* payload) {
+  slimTensor* t = call->tensor;
+  const slimPiece p = slimSendPiece(t, slice, i);
+  if (!p.n) return slimSuccess;
+  const double start = slimSeconds();
+  const slimEncodePass pass = {.direction = &t->compressor->up,
+                               .stamp = slimStampOf(t, call->comm->rank, false),
+                               .type = t->type,
+                               .x = slimAt(call->x, t->type, p.at),
+                               .n = p.n,
+                               .first = p.first,
+                               .s = sendState(t, &t->s, p),
+                               .v = sendState(t, &t->v, p),
+                               .payload = payload,
+                               .stats = &call->stats};
+  slimResult_t result = slimPassEncode(&pass, call->comm->pool);
+  if (result == slimSuccess && call->refresh) takeFinite(t->type, pass.x, p.n, pass.s);
+  t->encodeSeconds += slimSeconds() - start;
+  return result;
+}
+
+slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass) {
+  const double start = slimSeconds();
+  slimResult_t result = slimPassReduce(pass, call->comm->pool);
+  call->tensor->reduceSeconds += slimSeconds() - start;
+  return result;
+}
+
+slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass) {
+  const double start = slimSeconds();
+  slimResult_t result = slimPassDecode(pass, call->comm->pool);
+  call->tensor->decodeSeconds += slimSeconds() - start;
+  return result;
+}
+
+bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes, int flags) {
+  if (slimHeaderCheck(payload, stamp, piece.n, piece.first, bytes, flags) == slimSuccess) return true;
+  if (!call->wrong) snprintf(call->message, sizeof call->message, "%s", slimLastMessage());
+  call->wrong = true;
+  return false;
+}
+
+/* ---- Dense ------------------------------------------------------------------------------------------------------- */
+
+void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp, uint8_t* payload) {
+  const double start = slimSeconds();
+  const bool state = call->dense & slimDenseFromState;
+  slimDenseEncode(stamp, call->tensor->type, state ? s : x, state, piece.n, piece.first, payload);
+  call->tensor->encodeSeconds += slimSeconds() - start;
+}
+
+void slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals) {
+  const double start = slimSeconds();
+  slimDenseReduce(call->tensor->type, n, ranks, payloads, 1.0 / ranks, reals);
+  call->tensor->reduceSeconds += slimSeconds() - start;
+}
+
+static void copyFinite(slimDataType_t type, const void* src, uint64_t n, void* dst) {
+  if (slimRealBytes(type) == 8) {
+    for (uint64_t i = 0; i < n; i++)
+      if (isfinite(((const double*)src)[i])) ((double*)dst)[i] = ((const double*)src)[i];
+  } else {
+    for (uint64_t i = 0; i < n; i++)
+      if (isfinite(((const float*)src)[i])) ((float*)dst)[i] = ((const float*)src)[i];
+  }
+}
+
+void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H) {
+  const slimDataType_t type = call->tensor->type;
+  const double start = slimSeconds();
+  if (y && call->dense & slimDenseToOutput) slimFromReal(type, reals, n, call->factor, y);
+  if (h && call->dense & slimDenseToShift) copyFinite(type, reals, n, h);
+  if (H && call->dense & slimDenseToDown) copyFinite(type, reals, n, H);
+  call->tensor->decodeSeconds += slimSeconds() - start;
+}
+
+/* ---- The step ---------------------------------------------------------------------------------------------------- */
+
+/* Stage i of slice k follows stage i − 1 of slice k + 1: while one slice is on the wire, the next is encoded. */
+static slimResult_t pipeline(slimCall* call, uint64_t slices, const slimStage stages[3]) {
+  slimTransport* transport = call->comm->transport;
+  for (uint64_t k = 0; k < slices + 2; k++)
+    for (uint64_t i = 0; i < 3 && i <= k; i++) {
+      if (k - i >= slices || !stages[i]) continue;
+      slimResult_t result = stages[i](call, k - i);
+      if (result != slimSuccess) return slimBreak(call->comm, result);
+      if (transport->poll) transport->poll(transport);
+    }
+  return slimSuccess;
+}
+
+/* What this step does besides, or instead of, its compressed exchange. */
+typedef struct {
+  bool warmup, init, initDown, replace, resync, prime;
+} plan;
+
+static plan planOf(const slimTensor* t, slimCall* call) {
+  const slimFeedback *up = &t->compressor->up.feedback, *down = &t->compressor->down.feedback;
+  const bool downlink = slimMoverOf(t) == &slimTwoShot;
+  const slimSettings* set = &t->comm->settings;
+  uint64_t warmup = up->warmup;
+  if (downlink && down->warmup > warmup) warmup = down->warmup;
+  plan p = {0};
+  p.warmup = t->step < warmup;
+  if (p.warmup) return p;
+  const bool first = t->step == warmup;
+  p.init = first && up->initFirst && up->shifts;
+  p.initDown = first && downlink && down->shifts && (down->initFirst || p.init);
+  p.prime = first && up->momentum > 0;
+  p.resync = up->resync && up->shifts && t->step && t->step % up->resync == 0;
+  if (p.init || p.initDown) return p;
+  const bool coin = up->kind == slimFeedbackRandDiana && slimCoin(set->seed, t->slot, t->step, up->refresh);
+  p.replace = coin && up->replace;
+  call->refresh = coin && !up->replace;
+  call->refreshDown =
+      !p.replace && downlink && down->kind == slimFeedbackRandDiana && slimCoin(set->seed, t->slot, t->step, down->refresh);
+  return p;
+}
+
+/* The elements that this rank sends: of x, s and v. */
+static uint64_t sentElements(const slimTensor* t) {
+  if (!slimIsSender(t)) return 0;
+  return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
+}
+
+static double plainRingBytes(const slimTensor* t) {
+  const double n = t->comm->ranks, bytes = (double)t->cut.count * (double)slimTypeBytes(t->type);
+  switch (t->collective) {
+    case slimCollectiveAllReduce: return 2 * (n - 1) / n * bytes;
+    case slimCollectiveReduceScatter:
+    case slimCollectiveAllGather: return (n - 1) * bytes;
+    default: return (n - 1) / n * bytes;
+  }
+}
+
+static slimResult_t moveDense(slimCall* call, const slimMover* mover, int what) {
+  layout(call, mover, true, call->comm->staging);
+  call->dense = what;
+  const slimTensor* t = call->tensor;
+  const bool sum = t->collective == slimCollectiveAllReduce || t->collective == slimCollectiveReduce;
+  return pipeline(call, slimSlices(sum ? &t->dense : &t->cut), mover->denseStages);
+}
+
+static slimResult_t moveCompressed(slimCall* call, const slimMover* mover) {
+  layout(call, mover, false, call->comm->staging);
+  call->dense = 0;
+  return pipeline(call, slimSlices(&call->tensor->cut), mover->stages);
+}
+
+static slimResult_t move(slimCall* call, const plan* p, bool finite) {
+  slimTensor* t = call->tensor;
+  const slimMover* mover = slimMoverOf(t);
+  const uint64_t sent = sentElements(t);
+  if (t->shift) {
+    if (t->s.data) memcpy(t->s.data, t->shift, sent * slimRealBytes(t->type));
+    free(t->shift);
+    t->shift = NULL;
+    const bool down = t->compressor->down.feedback.kind == slimFeedbackShift;
+    SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift | (down ? slimDenseToDown : 0)));
+  } else if (p->resync) {
+    SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
+  }
+  if (p->warmup) return moveDense(call, mover, slimDenseToOutput);
+  if (p->prime && sent) takeFinite(t->type, call->x, sent, t->v.data);
+  if (p->init || p->initDown || p->replace) {
+    int to = p->initDown ? slimDenseToDown : 0;
+    if (!p->init && !p->replace) return moveDense(call, mover, slimDenseToOutput | to);
+    to |= slimDenseToShift;
+    if (sent) takeFinite(t->type, call->x, sent, t->s.data);
+    if (finite) return moveDense(call, mover, slimDenseFromState | slimDenseToOutput | to);
+    SLIM_CHECK(moveDense(call, mover, slimDenseToOutput)); /* NaN and Inf go to y, */
+    return moveDense(call, mover, slimDenseFromState | to); /* and not into the state */
+  }
+  SLIM_CHECK(moveCompressed(call, mover));
+  if (call->refresh) SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
+  return slimSuccess;
+}
+
+static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, bool compressed) {
+  slimTensor* t = call->tensor;
+  const slimPassStats* s = &call->stats;
+  t->last = !compressed ? slimLastDense : call->x == call->y ? slimLastInPlace : slimLastCompressed;
+  if (t->collective == slimCollectiveAllGather && compressed &&
+      call->x == slimAt(call->y, t->type, (uint64_t)t->comm->rank * t->cut.count))
+    t->last = slimLastInPlace;
+  t->step++;
+  t->calls++;
+  t->elements += sentElements(t);
+  t->wireBytes += call->comm->sentBytes - sentBefore;
+  t->plainBytes += plainRingBytes(t);
+  t->exchangeSeconds += call->comm->waitSeconds - waitedBefore;
+  t->flagged += s->flagged;
+  t->relativeError = s->uu > 0 ? sqrt(s->error / s->uu) : 0;
+  t->stateRatio = compressed && t->s.data && s->xx > 0 ? sqrt(s->ss / s->xx) : 0;
+  if (t->warned || t->comm->rank != 0 || t->compressor->up.feedback.kind != slimFeedbackEf) return;
+  const double delta = slimTreeClass(t->compressor->up.tree).delta;
+  if (!(delta > 0) || t->stateRatio <= 4 / delta) return;
+  t->warned = true;
+  fprintf(stderr,
+          "slimccl: warning: slot %u, step %llu, %s: the memory is %.3g times the tensor, more than 4/delta = %.3g: the compression "
+          "may be too strong, or x changed its unit (slimTensorRescale)\n",
+          t->slot, (unsigned long long)t->step, t->compressor->text, t->stateRatio, 4 / delta);
+}
+
+slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, void* y, uint64_t count, slimDataType_t type,
+                      slimRedOp_t op, int root) {
+  slimComm* comm = t->comm;
+  slimCall call = {.comm = comm, .tensor = t, .x = x, .y = y, .factor = op == slimSum ? comm->ranks : 1};
+  const uint64_t sentBefore = comm->sentBytes;
+  const double waitedBefore = comm->waitSeconds;
+  const bool fresh = !t->started;
+
+  slimCallRecord record = {.collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count};
+  plan p = {0};
+  slimResult_t result = count ? slimTensorStart(t, collective, type, count, root) : slimSuccess;
+  if (result == slimSuccess && count && t->shift && (t->shiftCount != count * (collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) || t->shiftType != type))
+    result = slimFail(slimInvalidUsage, "slot %u: the shift has %llu elements of %s, this call %llu of %s", t->slot,
+                      (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)count, slimTypeName(type));
+  if (result == slimSuccess && count) {
+    const slimMover* mover = slimMoverOf(t);
+    p = planOf(t, &call);
+    record.algorithm = t->algorithm;
+    record.hash = t->hash;
+    record.step = t->step;
+    record.slice = t->cut.slice;
+    record.shifts = t->shifts;
+    record.finite = !(p.init || p.replace) || !sentElements(t) || takeFinite(type, x, sentElements(t), NULL);
+    const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
+    const size_t thin = layout(&call, mover, false, NULL), wide = dense ? layout(&call, mover, true, NULL) : 0;
+    result = slimCommStage(comm, thin > wide ? thin : wide);
+  }
+  record.result = result;
+  bool finite = true;
+  result = slimAgree(comm, &record, &finite);
+  if (result != slimSuccess || !count) {
+    if (fresh && count && t->started) { /* as if the call had not been */
+      void* shift = t->shift;
+      const uint32_t shifts = t->shifts;
+      t->shift = NULL;
+      slimTensorForget(t);
+      t->shift = shift;
+      t->shifts = shifts;
+    }
+    return result;
+  }
+
+  result = move(&call, &p, finite);
+  if (result == slimSuccess && call.wrong) result = slimFail(slimInvalidUsage, "%s", call.message);
+  if (result != slimSuccess) {
+    t->spoiled = true;
+    return result;
+  }
+  finish(&call, sentBefore, waitedBefore, !(p.warmup || p.init || p.initDown || p.replace));
+  return slimSuccess;
+}
+
+const slimMover* slimMoverOf(const slimTensor* t) {
+  switch (t->collective) {
+    case slimCollectiveBroadcast: return &slimBroadcastMover;
+    case slimCollectiveReduceScatter: return &slimReduceScatterMover;
+    case slimCollectiveAllGather: return &slimAllGatherMover;
+    default:
+      return t->algorithm == slimAlgorithmOneShot ? &slimOneShot
+             : t->algorithm == slimAlgorithmLinear ? &slimLinear
+                                                   : &slimTwoShot;
+  }
+}

@@ -1,0 +1,109 @@
+/* One step of a tensor: what every compressed collective shares. A collective itself is a few stages over slices. */
+#ifndef SLIM_STEP_H_
+#define SLIM_STEP_H_
+
+#include "collectives/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What travels in full precision, and where its mean goes. */
+enum {
+  slimDenseFromState = 1, /* s; otherwise x */
+  slimDenseToOutput = 2,  /* y ← factor·mean */
+  slimDenseToShift = 4,   /* h ← mean */
+  slimDenseToDown = 8     /* H ← mean, where finite */
+};
+
+typedef struct slimCall slimCall;
+
+/* A buffer of pieces for each of the slices that are under way. */
+typedef struct {
+  uint8_t* base;
+  size_t stride; /* of a piece */
+  int pieces;
+  int depth; /* slices */
+  bool kept; /* the tensor's own, not staging */
+} slimBuffers;
+
+struct slimCall {
+  slimComm* comm;
+  slimTensor* tensor;
+  const void* x;
+  void* y;
+  double factor; /* of the mean, in y: the ranks for sum */
+  bool refresh;  /* rand_diana's coin fell: after this step s = x, h = mean x */
+  bool refreshDown;
+  bool wrong; /* a payload's header is not what it must be: message says which; the call goes on, so that no rank hangs */
+  char message[384];
+  slimPassStats stats;
+  slimBuffers send, recv, down;
+  void* reals;    /* scratch: reals of a piece */
+  void* elements; /* scratch: elements of a piece */
+  int dense;      /* slimDense… of the dense exchange under way */
+};
+
+typedef slimResult_t (*slimStage)(slimCall* call, uint64_t slice);
+
+/* How a collective moves. lay describes buffers with slimLay; dense: for slimDense… */
+typedef struct {
+  void (*lay)(slimCall* call);
+  slimStage stages[3];
+  void (*layDense)(slimCall* call);
+  slimStage denseStages[3];
+} slimMover;
+
+/* Runs the whole call: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
+slimResult_t slimStep(slimTensor* tensor, slimCollective collective, const void* x, void* y, uint64_t count, slimDataType_t type,
+                      slimRedOp_t op, int root);
+
+const slimMover* slimMoverOf(const slimTensor* tensor);
+extern const slimMover slimTwoShot, slimOneShot, slimLinear; /* allreduce, reduce */
+extern const slimMover slimReduceScatterMover, slimAllGatherMover, slimBroadcastMover;
+/* Dense exchange of allreduce and reduce, whatever their algorithm: reduce-scatter and, where the mean is wanted outside of its owner, all-gather. */
+void slimLayDenseSum(slimCall* call);
+slimResult_t slimDenseSumSend(slimCall* call, uint64_t slice);
+slimResult_t slimDenseSumReduce(slimCall* call, uint64_t slice);
+slimResult_t slimDenseSumReceive(slimCall* call, uint64_t slice);
+
+/* ---- For stages -------------------------------------------------------------------------------------------------- */
+
+static inline uint8_t* slimBuffer(const slimBuffers* b, uint64_t slice, int piece) {
+  return b->base + ((slice % (uint64_t)b->depth) * (uint64_t)b->pieces + (uint64_t)piece) * b->stride;
+}
+/* pieces payloads of at most bytes each, for depth slices. */
+slimBuffers slimBuffersOf(int pieces, size_t bytes, int depth);
+/* send's layout: the tensor's own payload store where CancelStep needs it. */
+slimBuffers slimSendBuffers(slimCall* call, size_t bytes, int depth);
+
+/* Exchange numbers: two of each kind are under way at most. */
+static inline int slimFirstExchange(uint64_t slice) { return (int)(slice % 2); }
+static inline int slimSecondExchange(uint64_t slice) { return 2 + (int)(slice % 2); }
+static inline int slimFlagExchange(uint64_t slice) { return 4 + (int)(slice % 2); }
+
+/* Encodes piece i of the slice into payload; with refresh, takes x as the new shift. */
+slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* payload);
+/* reduce of payloads → down's payload, or y (NULL down); h: slimRealAt. */
+slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass);
+slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass);
+/* Checks a received header; a wrong one is remembered in call->wrong, and false is the answer. */
+bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes, int flags);
+
+/* Dense: payload ← piece of s or x. reals ← mean of payloads. reals → y, h, H as call->dense says. */
+void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp, uint8_t* payload);
+void slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals);
+void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H);
+
+static inline size_t slimUpBytes(const slimCall* call, uint64_t n) {
+  return slimPayloadBytes(call->tensor->compressor->up.tree, call->tensor->type, n);
+}
+static inline size_t slimDownBytes(const slimCall* call, uint64_t n) {
+  return slimPayloadBytes(call->tensor->compressor->down.tree, call->tensor->type, n);
+}
+static inline size_t slimDenseBytes(const slimCall* call, uint64_t n) { return slimDensePayloadBytes(call->tensor->type, n); }
+
+#ifdef __cplusplus
+}
+#endif
+#endif

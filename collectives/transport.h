@@ -1,0 +1,52 @@
+/* How bytes move between ranks. One operation carries every collective: an exchange, in which each rank sends one stretch
+ * of bytes to each other rank and receives one from each; all-to-all, all-gather, gather and broadcast are exchanges with
+ * some of the stretches equal or empty. Sizes are known on both sides beforehand (slimAgree sees to it). */
+#ifndef SLIM_TRANSPORT_H_
+#define SLIM_TRANSPORT_H_
+
+#include "compress/compress.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What goes to one rank and what comes from it. Nothing goes where bytes is 0. */
+typedef struct {
+  const void* send;
+  size_t sendBytes;
+  void* recv;
+  size_t recvBytes;
+} slimLane;
+
+enum { slimExchanges = 6 }; /* that may be under way at once */
+
+typedef struct slimTransport slimTransport;
+struct slimTransport {
+  int rank, ranks;
+  int neighbours;    /* ranks that share this machine's cores, this one included */
+  bool holdsBuffers; /* after a failure: messages may still be read from buffers, so they must not be freed */
+
+  /* Starts exchange id (0 … slimExchanges − 1, not under way): lanes[p] for rank p; the own rank's is ignored. The
+   * buffers must stay until wait. All ranks begin the same exchanges in the same order. */
+  slimResult_t (*begin)(slimTransport* transport, int id, const slimLane* lanes);
+
+  /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the ranks
+   * not heard from. An error is for good: the transport is broken from then on. */
+  slimResult_t (*wait)(slimTransport* transport, int id, double timeout);
+
+  /* Lets exchanges under way advance; called between passes. May be NULL. */
+  void (*poll)(slimTransport* transport);
+
+  /* Breaks the transport: ranks that wait for this one learn why (over MPI: they time out). */
+  void (*fail)(slimTransport* transport, const char* why);
+
+  void (*destroy)(slimTransport* transport);
+};
+
+/* ranks virtual ranks inside this process; each is used by one thread at a time, and destroyed by itself. */
+slimResult_t slimLocalTransports(slimTransport** transports, int ranks);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

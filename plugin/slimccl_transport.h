@@ -1,0 +1,18 @@
+/* Between libslimccl and a transport that is a library of its own (MPI): not part of the public API, may change. */
+#ifndef SLIMCCL_TRANSPORT_H_
+#define SLIMCCL_TRANSPORT_H_
+
+#include "collectives/transport.h"
+#include "plugin/slimccl.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Takes the transport over, also on error. */
+SLIM_API slimResult_t slimCommInitTransport(slimComm_t* comm, slimTransport* transport, const slimConfig_t* config);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
