@@ -26,7 +26,7 @@ static inline bool slimEncode_induced(const slimNode* node, const slimBlock* b, 
   inner.scratch = rest + b->size;
   if (!slimEncodeNode(node->inner[0], &inner, v, sec)) return false;
   slimDecodeNode(node->inner[0], &inner, sec, rest);
-  for (uint32_t i = 0; i < b->size; i++) rest[i] = v[i] - rest[i];
+  for (uint32_t i = 0; i < b->size; i++) rest[i] = i < b->nv ? v[i] - rest[i] : 0;
   inner.maxBits = slimMaxBits(rest, b->size);
   return slimEncodeNode(node->inner[1], &inner, rest, sec + node->inner[0]->allSections);
 }
