@@ -196,6 +196,16 @@ static uint64_t sentElements(const slimTensor* t) {
   return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
 }
 
+/* dst ← x over all that this rank sends, in the groups of slimEncodePiece: counted from the start of the tensor, or of each part. */
+static bool takeAll(const slimCall* call, const slimArray* dst) {
+  const slimTensor* t = call->tensor;
+  const uint64_t sent = sentElements(t), part = t->cut.count;
+  bool all = true;
+  for (uint64_t at = 0; at < sent; at += part)
+    all = takeFinite(t->type, slimAt(call->x, t->type, at), part, dst ? slimRealAt(dst, t->type, at) : NULL) && all;
+  return all;
+}
+
 static double plainRingBytes(const slimTensor* t) {
   const double n = t->comm->ranks, bytes = (double)t->cut.count * (double)slimTypeBytes(t->type);
   switch (t->collective) {
@@ -223,9 +233,8 @@ static slimResult_t moveCompressed(slimCall* call, const slimMover* mover) {
 static slimResult_t move(slimCall* call, const plan* p, bool finite) {
   slimTensor* t = call->tensor;
   const slimMover* mover = slimMoverOf(t);
-  const uint64_t sent = sentElements(t);
   if (t->shift) {
-    if (t->s.data) memcpy(t->s.data, t->shift, sent * slimRealBytes(t->type));
+    if (t->s.data) memcpy(t->s.data, t->shift, t->s.n * slimRealBytes(t->type));
     free(t->shift);
     t->shift = NULL;
     const bool down = t->compressor->down.feedback.kind == slimFeedbackShift;
@@ -234,12 +243,12 @@ static slimResult_t move(slimCall* call, const plan* p, bool finite) {
     SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
   }
   if (p->warmup) return moveDense(call, mover, slimDenseToOutput);
-  if (p->prime && sent) takeFinite(t->type, call->x, sent, t->v.data);
+  if (p->prime) takeAll(call, &t->v);
   if (p->init || p->initDown || p->replace) {
     int to = p->initDown ? slimDenseToDown : 0;
     if (!p->init && !p->replace) return moveDense(call, mover, slimDenseToOutput | to);
     to |= slimDenseToShift;
-    if (sent) takeFinite(t->type, call->x, sent, t->s.data);
+    takeAll(call, &t->s);
     if (finite) return moveDense(call, mover, slimDenseFromState | slimDenseToOutput | to);
     SLIM_CHECK(moveDense(call, mover, slimDenseToOutput)); /* NaN and Inf go to y, */
     return moveDense(call, mover, slimDenseFromState | to); /* and not into the state */
@@ -297,7 +306,7 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
     record.step = t->step;
     record.slice = t->cut.slice;
     record.shifts = t->shifts;
-    record.finite = !(p.init || p.replace) || !sentElements(t) || takeFinite(type, x, sentElements(t), NULL);
+    record.finite = !(p.init || p.replace) || takeAll(&call, NULL);
     const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
     const size_t thin = layout(&call, mover, false, NULL), wide = dense ? layout(&call, mover, true, NULL) : 0;
     result = slimCommStage(comm, thin > wide ? thin : wide);
