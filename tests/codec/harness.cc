@@ -363,7 +363,7 @@ class Side {
       Bytes before = x.content();
       {
         CallerMode mode(run_.flush);
-        slimPassEncode(&pass, pool_.pool);
+        EXPECT_EQ(slimSuccess, slimPassEncode(&pass, pool_.pool));
       }
       STOP_UNLESS(samePayload("payload", expected[r], payloads[r].content(), nanUp));
       STOP_UNLESS(intact("payload", payloads[r]) && intact("s", s_[r]) && intact("v", v_[r]) && intact("x", x));
@@ -402,7 +402,7 @@ class Side {
       reduce.y = y.data();
       {
         CallerMode mode(run_.flush);
-        slimPassReduce(&reduce, pool_.pool);
+        EXPECT_EQ(slimSuccess, slimPassReduce(&reduce, pool_.pool));
       }
       STOP_UNLESS(intact("y", y) && intact("h", hCopy));
       STOP_UNLESS(sameElements("y of reduce", run_.type, want.y, y.content()));
@@ -426,7 +426,7 @@ class Side {
     reduce.stats = &stats;
     {
       CallerMode mode(run_.flush);
-      slimPassReduce(&reduce, pool_.pool);
+      EXPECT_EQ(slimSuccess, slimPassReduce(&reduce, pool_.pool));
     }
     STOP_UNLESS(samePayload("payload of reduce", want.payload, payload.content(), nanDown));
     STOP_UNLESS(intact("payload of reduce", payload) && intact("h", h_[0]) && intact("e", e_[0]));
@@ -449,7 +449,7 @@ class Side {
     decode.factor = factor;
     {
       CallerMode mode(run_.flush);
-      slimPassDecode(&decode, pool_.pool);
+      EXPECT_EQ(slimSuccess, slimPassDecode(&decode, pool_.pool));
     }
     STOP_UNLESS(intact("y", y) && intact("H", e_[0]) && intact("payload", payload));
     STOP_UNLESS(sameElements("y", run_.type, wantY, y.content()) && sameReals("H", refE_, e_[0].data()));

@@ -51,7 +51,7 @@ void append(Bytes* bytes, T value) {
 // ---- Randomness (§3) ----------------------------------------------------------------------------------------------
 
 void philox(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t c0, uint32_t words[4]) {
-  bool down = stamp.down && kind != kRotation && kind != kCoin;
+  bool down = stamp.down && !allRanks;
   uint32_t purpose = static_cast<uint32_t>(kind) + 8u * static_cast<uint32_t>(branch) + (down ? 64u : 0u);
   uint32_t rank = allRanks ? 0xffffffu : stamp.rank;
   philox4x32_ctr_t counter = {
@@ -313,7 +313,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
   uint32_t largest = 0;
   for (float x : v) largest = std::max(largest, magnitude(x));
   bool fixedLambda = leaf.kind == Kind::kOnebit && leaf.dither && leaf.lambda == Node::kFixed;
-  int e = fixedLambda ? 0 : exponentOf(v);
+  int e = fixedLambda ? 0 : exponentOf(v);  // p = 1
   float p = std::ldexp(1.0f, -e);
   std::vector<float> w(v.size());
   for (size_t i = 0; i < v.size(); i++) w[i] = v[i] * p;
@@ -325,7 +325,10 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
   float maximum = *std::max_element(sizes.begin(), sizes.end());
 
   if (largest == 0) {  // stored scale 0, codes of zero
-    for (uint32_t& code : codes) code = leaf.kind == Kind::kQsgd ? leaf.levels : 0;
+    for (size_t i = 0; i < v.size(); i++) {
+      if (leaf.kind == Kind::kQsgd) codes[i] = leaf.levels;
+      if (leaf.kind == Kind::kFp8) codes[i] = toFp8(v[i], leaf.e5m2);  // −0 stays −0
+    }
     return block;
   }
 
@@ -343,7 +346,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       for (size_t i = 0; i < v.size(); i++) codes[i] = v[i] < 0;
       stored = treeSum(sizes) / static_cast<float>(nv);
     } else {
-      float lambda = leaf.lambdaValue;
+      float lambda = leaf.lambdaValue / place.surroundings;
       if (leaf.lambda == Node::kF) lambda = leaf.f * std::sqrt(treeSum(squares) / static_cast<float>(nv));
       if (leaf.lambda == Node::kInf) lambda = maximum;
       for (size_t i = 0; i < v.size(); i++) {
@@ -402,6 +405,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     stored = below == 0 ? 0.0f : treeSum(wq) / below;
   }
   block.scale = (stored * std::ldexp(1.0f, e)) * place.surroundings;
+  if (fixedLambda && !leaf.fit) block.scale = leaf.lambdaValue;
   block.overflow = !std::isfinite(block.scale) || !std::isfinite(largestDecodable * block.scale);
   return block;
 }
@@ -438,9 +442,10 @@ std::vector<size_t> sectionBytes(const Node& node, size_t size, size_t nv, bool 
         for (size_t b : sectionBytes(child, size, nv, whole)) bytes.push_back(b);
       }
       break;
-    case Kind::kRotate:
-      addBlocks(size / node.block, sectionBytes(node.children[0], node.block, node.block, true));
-      break;
+    case Kind::kRotate: {
+      size_t stretch = std::max(node.block, unitOf(node.children[0]));
+      addBlocks(size / stretch, sectionBytes(node.children[0], stretch, stretch, true));
+    } break;
     case Kind::kTopk:
     case Kind::kRandk:
       if (node.scope == Scope::kBlock) {
@@ -568,22 +573,34 @@ std::vector<Bytes> takeSections(const std::vector<Bytes>& sections, size_t first
   return taken;
 }
 
+// The stretch that rotate scales together: its own block or the inner codec's, whichever is larger.
+size_t stretchOf(const Node& rotate) { return std::max(rotate.block, unitOf(rotate.children[0])); }
+
+void transform(const Node& node, const Place& place, uint64_t e0, bool forward, std::vector<float>* w) {
+  if (forward) flipSigns(node, place, e0, w);
+  for (size_t start = 0; start < w->size(); start += node.block) {
+    std::vector<float> block(w->begin() + start, w->begin() + start + node.block);
+    butterflies(&block);
+    std::copy(block.begin(), block.end(), w->begin() + start);
+  }
+  if (!forward) flipSigns(node, place, e0, w);
+}
+
 Unit encodeRotate(const Node& node, const std::vector<float>& v, uint64_t e0, const Place& place) {
   Unit unit;
-  for (size_t start = 0; start < v.size(); start += node.block) {
-    std::vector<float> w(v.begin() + start, v.begin() + start + node.block);
+  size_t stretch = stretchOf(node);
+  for (size_t start = 0; start < v.size(); start += stretch) {
+    std::vector<float> w(v.begin() + start, v.begin() + start + stretch);
     int e = exponentOf(w);
     if (e >= 100) unit.overflow = true;
     for (float& x : w) x = x * std::ldexp(1.0f, -e);
-    flipSigns(node, place, e0 + start, &w);
-    butterflies(&w);
+    transform(node, place, e0 + start, true, &w);
     Place inside = place;
     inside.surroundings = std::ldexp(1.0f, e);
     Unit inner = encodeUnit(node.children[0], w, w.size(), e0 + start, inside, true);
     unit.overflow = unit.overflow || inner.overflow;
     appendSections(&unit.sections, inner.sections);
-    butterflies(&inner.decoded);
-    flipSigns(node, place, e0 + start, &inner.decoded);
+    transform(node, place, e0 + start, false, &inner.decoded);
     unit.decoded.insert(unit.decoded.end(), inner.decoded.begin(), inner.decoded.end());
   }
   return unit;
@@ -593,12 +610,12 @@ std::vector<float> decodeRotate(const Node& node, const std::vector<Bytes>& sect
                                 const Place& place) {
   std::vector<float> decoded;
   const Node& child = node.children[0];
-  std::vector<size_t> bytes = sectionBytes(child, node.block, node.block, true);
-  for (size_t start = 0; start < size; start += node.block) {
-    std::vector<float> w = decodeUnit(child, takeSections(sections, 0, bytes, start / node.block), node.block,
-                                      node.block, e0 + start, place);
-    butterflies(&w);
-    flipSigns(node, place, e0 + start, &w);
+  size_t stretch = stretchOf(node);
+  std::vector<size_t> bytes = sectionBytes(child, stretch, stretch, true);
+  for (size_t start = 0; start < size; start += stretch) {
+    std::vector<float> w =
+        decodeUnit(child, takeSections(sections, 0, bytes, start / stretch), stretch, stretch, e0 + start, place);
+    transform(node, place, e0 + start, false, &w);
     decoded.insert(decoded.end(), w.begin(), w.end());
   }
   return decoded;
@@ -619,6 +636,7 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
     for (size_t j = 0; j < indices.size(); j++) {
       picked[j] = v[start + indices[j]];
       if (node.unbiased) picked[j] = picked[j] * gainOf(node, valid, indices.size());
+      if (!std::isfinite(picked[j])) unit.overflow = true;
     }
     return picked;
   };
@@ -634,21 +652,24 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
     }
     for (const Bytes& section : below.sections) unit.sections.push_back(section);
     for (size_t j = 0; j < k; j++) unit.decoded[indices[j]] = below.decoded[j];
-    unit.overflow = below.overflow;
+    unit.overflow = unit.overflow || below.overflow;
     return unit;
   }
 
   size_t k = selected(node, node.block);
   uint64_t drawsEach = ceilDiv(k, 8) * 8;
   Node inner = node.children[0];
-  inner.block = k;
+  inner.block = drawsEach;
   unit.sections.assign(firstInner, Bytes());
   for (size_t start = 0; start < v.size(); start += node.block) {
     size_t valid = nv < start ? 0 : std::min(nv - start, node.block);
     std::vector<float> block(v.begin() + start, v.begin() + start + node.block);
     std::vector<size_t> indices = select(node, block, valid, k, e0 + start, place);
-    Unit below = encodeUnit(inner, values(indices, start, k, valid), indices.size(),
+    // Coded as K values, the last K − k zero; the code sections keep the bytes of k.
+    Unit below = encodeUnit(inner, values(indices, start, drawsEach, valid), indices.size(),
                             (e0 + start) / node.block * drawsEach, place, true);
+    std::vector<size_t> kept = sectionBytes(inner, k, k, true);
+    for (size_t s = 0; s < kept.size(); s++) below.sections[s].resize(kept[s]);
     if (node.kind == Kind::kTopk) {
       unsigned bits = log2Of(node.block);
       Bytes stream(ceilDiv(k * bits, 8), 0);
@@ -750,11 +771,17 @@ std::vector<float> decodeUnit(const Node& node, const std::vector<Bytes>& sectio
   }
 }
 
-// fp32 alone, or inside a block selector without another codec.
-bool neverFlags(const Node& tree) {
-  if (tree.kind == Kind::kFp32) return true;
-  bool selector = tree.kind == Kind::kTopk || tree.kind == Kind::kRandk;
-  return selector && tree.scope == Scope::kBlock && tree.children[0].kind == Kind::kFp32;
+// fp32 by itself, without feedback, for tensors that are not fp64.
+bool neverFlags(const Direction& direction, Type type) {
+  return direction.tree.kind == Kind::kFp32 && !direction.feedback.memory && !direction.feedback.shifts &&
+         type != Type::kFp64;
+}
+
+// sign, or a fixed lambda, anywhere: values have a scale of their own.
+bool isAbsolute(const Node& node) {
+  if (node.kind == Kind::kSign) return true;
+  if (node.kind == Kind::kOnebit && node.dither && node.lambda == Node::kFixed) return true;
+  return std::any_of(node.children.begin(), node.children.end(), isAbsolute);
 }
 
 size_t largestBlock(const Node& node) {
@@ -838,7 +865,8 @@ size_t payloadBytes(const Node& tree, Type type, uint64_t n) { return layoutOf(t
 
 namespace {
 
-// û and flags of one piece, and its payload. u: x + sigma·s. x: for the flags alone.
+// û and flags of one piece, and its payload. u: x + sigma·s. x: for the flags alone. lost: elements that come from a
+// flagged unit, or null.
 template <typename Real>
 struct Sent {
   Bytes payload;
@@ -846,8 +874,10 @@ struct Sent {
 };
 
 template <typename Real>
-Sent<Real> send(const Node& tree, const Stamp& stamp, Type type, const std::vector<Real>& x, const std::vector<Real>& u,
-                uint64_t first) {
+Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x,
+                const std::vector<Real>& u, uint64_t first, const std::vector<uint8_t>* lost) {
+  const Node& tree = direction.tree;
+  bool never = neverFlags(direction, type);
   uint64_t n = x.size();
   Layout layout = layoutOf(tree, type, n);
   Sent<Real> sent;
@@ -864,20 +894,27 @@ Sent<Real> send(const Node& tree, const Stamp& stamp, Type type, const std::vect
     for (size_t i = 0; i < nv; i++) {
       if (!std::isfinite(x[start + i]) || !std::isfinite(u[start + i])) flagged = true;
     }
-    if (neverFlags(tree)) flagged = false;
+    if (never) flagged = false;
+    for (size_t i = 0; i < nv; i++) {
+      if (lost && (*lost)[start + i]) flagged = true;
+    }
     std::vector<float> v(layout.unit, 0.0f);
     int exponent = 0;
     if (sizeof(Real) == 8 && !flagged) {
       std::vector<double> wide(u.begin() + start, u.begin() + start + nv);
-      exponent = exponentOfUnit(wide);
+      exponent = isAbsolute(tree) ? 0 : exponentOfUnit(wide);
+      if (exponent >= 1000) flagged = true;
       for (size_t i = 0; i < nv; i++) v[i] = static_cast<float>(wide[i] * std::ldexp(1.0, -exponent));
     } else if (!flagged) {
       for (size_t i = 0; i < nv; i++) v[i] = static_cast<float>(u[start + i]);
     }
     Unit unit;
     if (!flagged) {
-      unit = encodeUnit(tree, v, nv, first + start, place, false);
-      flagged = unit.overflow && !neverFlags(tree);
+      for (float value : v) {
+        if (!std::isfinite(value) && !never) flagged = true;  // fp64 values beyond binary32
+      }
+      if (!flagged) unit = encodeUnit(tree, v, nv, first + start, place, false);
+      flagged = flagged || (unit.overflow && !never);
     }
     if (flagged) {
       unit.sections = emptySections(tree, layout.unit, nv, false);
@@ -905,7 +942,8 @@ Sent<Real> send(const Node& tree, const Stamp& stamp, Type type, const std::vect
 // u = x + sigma·s; with an s of the sender, s ← (a·s + b·x) + c·û where the unit is not flagged.
 template <typename Real>
 Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
-                 std::vector<Real>* s, std::vector<Real>* v, bool firstStep, bool updateState) {
+                 std::vector<Real>* s, std::vector<Real>* v, bool firstStep, bool updateState,
+                 const std::vector<uint8_t>* lost) {
   const Feedback& f = direction.feedback;
   Real sigma = static_cast<Real>(f.sigma), a = static_cast<Real>(f.a), b = static_cast<Real>(f.b),
        c = static_cast<Real>(f.c), eta = static_cast<Real>(f.momentum);
@@ -918,7 +956,7 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
     }
     u[i] = s && sigma != 0 ? base + sigma * (*s)[i] : base;
   }
-  Sent<Real> sent = send(direction.tree, stamp, type, x, u, first);
+  Sent<Real> sent = send(direction, stamp, type, x, u, first, lost);
   for (size_t i = 0; i < x.size(); i++) {
     if (sent.decoded.flagged[i]) continue;
     if (v) (*v)[i] = averaged[i];
@@ -932,7 +970,7 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
 template <typename Real>
 Bytes encode(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
              std::vector<Real>* s, std::vector<Real>* v, bool firstStep) {
-  return encodeWith(direction, stamp, type, x, first, s, v, firstStep, true);
+  return encodeWith<Real>(direction, stamp, type, x, first, s, v, firstStep, true, nullptr);
 }
 
 template <typename Real>
@@ -988,18 +1026,30 @@ Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_
     }
   }
   Real nu = static_cast<Real>(up.feedback.nu), lambda = static_cast<Real>(up.feedback.lambda);
-  for (size_t i = 0; i < n; i++) {
-    Real m = sum[i] * static_cast<Real>(weight);
-    out[i] = h ? (*h)[i] + nu * m : m;
-    if (h) (*h)[i] = (*h)[i] + lambda * m;
-    if (flagged[i]) out[i] = static_cast<Real>(floatOf(canonicalNan32()));
+  size_t unit = n ? unitOf(up.tree, n) : 1;
+  for (size_t start = 0; start < n; start += unit) {
+    size_t end = std::min<size_t>(n, start + unit);
+    // A mean that is not finite must not enter h: the unit is lost like a flagged one.
+    bool lost = false;
+    for (size_t i = start; i < end; i++) {
+      sum[i] = sum[i] * static_cast<Real>(weight);
+      if (h && !std::isfinite(sum[i])) lost = true;
+    }
+    for (size_t i = start; i < end; i++) {
+      Real m = sum[i];
+      out[i] = h ? (*h)[i] + nu * m : m;
+      if (h && !lost) (*h)[i] = (*h)[i] + lambda * m;
+      if (lost) flagged[i] = 1;
+      if (flagged[i]) out[i] = static_cast<Real>(floatOf(canonicalNan32()));
+    }
   }
   Reduced<Real> result;
   if (down) {
     Stamp owner = stamp;
     owner.down = true;
     // Shifts H are updated by decode, on every rank.
-    result.payload = encodeWith<Real>(*down, owner, type, out, first, e, nullptr, false, !down->feedback.shifts);
+    result.payload =
+        encodeWith<Real>(*down, owner, type, out, first, e, nullptr, false, !down->feedback.shifts, &flagged);
     return result;
   }
   result.y.resize(n * typeBytes(type));
@@ -1116,7 +1166,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
         node.dither = true;
       } else if (node.kind == Kind::kInduced) {
         bool first = arg.key == "C" || (arg.key.empty() && node.children.empty());
-        child(arg, first, nearestByDefault, !first);
+        child(arg, first, first, !first);
       } else {
         child(arg, contractive, nearestByDefault, unbiasedRandk);
       }
@@ -1167,7 +1217,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     node.levels = 1;
     node.bits = 2;
   } else if (node.kind == Kind::kQsgd && !given) {
-    node.nearest = nearestByDefault;
+    node.nearest = nearestByDefault && !node.norm2;
   }
   if (selector && node.children.empty()) node.children.push_back(Node());
   if (isLeaf(node)) node.fit = contractive && isUnbiased(node);
@@ -1193,7 +1243,7 @@ Direction parse(const std::string& text) {
   bool contractive = ast.name == "ef" || ast.name == "ef21";
   for (const Ast& arg : ast.args) {
     double number = std::strtod(arg.name.c_str(), nullptr);
-    if (arg.key.empty() || arg.key == "inner") direction.tree = build(arg, contractive, contractive, !contractive);
+    if (arg.key.empty()) direction.tree = build(arg, contractive, contractive, !contractive && ast.name != "ef_bv");
     if (arg.key == "momentum") f.momentum = number;
     if (arg.key == "alpha" && arg.name != "auto") f.lambda = number;
     if (arg.key == "lambda" && arg.name != "auto") f.lambda = number;
