@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "compress/node.h"
+#include "compress/vector.h"
 
 /* What a codec is told about the block before it. */
 typedef struct {
@@ -61,52 +62,66 @@ static inline slimNormal slimNormalise(uint32_t maxBits) {
   return n;
 }
 
-/* The reduction tree over size elements: expr is a float expression of i. */
-#define SLIM_TREE_SUM(result, size, i, expr)                    \
-  do {                                                          \
-    float slimA_[128] __attribute__((aligned(64))) = {0};       \
-    if ((size) >= 128) {                                        \
-      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128) \
-        for (uint32_t slimC_ = 0; slimC_ < 128; slimC_++) {     \
-          const uint32_t i = slimR_ + slimC_;                   \
-          slimA_[slimC_] += (expr);                             \
-        }                                                       \
-    } else {                                                    \
-      for (uint32_t i = 0; i < 64; i++) slimA_[i] += (expr);    \
-    }                                                           \
-    (result) = slimTreeFold(slimA_);                            \
+/* The reduction tree over size elements: expr is a slimVector at elements i … i + SLIM_LANES − 1. */
+#define SLIM_TREE_SUM(result, size, i, expr)                                          \
+  do {                                                                                \
+    slimVector slimA_[128 / SLIM_LANES] = {{0}};                                      \
+    if ((size) >= 128) {                                                              \
+      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128)                       \
+        for (uint32_t slimC_ = 0; slimC_ < 128 / SLIM_LANES; slimC_++) {              \
+          const uint32_t i = slimR_ + SLIM_LANES * slimC_;                            \
+          slimA_[slimC_] += (expr);                                                   \
+        }                                                                             \
+    } else {                                                                          \
+      for (uint32_t i = 0; i < 64; i += SLIM_LANES) slimA_[i / SLIM_LANES] += (expr); \
+    }                                                                                 \
+    (result) = slimTreeFold(slimA_);                                                  \
   } while (0)
 
-static inline float slimTreeFold(float* a) {
-  for (uint32_t j = 0; j < 64; j++) a[j] += a[j + 64];
-  for (uint32_t j = 0; j < 32; j++) a[j] += a[j + 32];
-  for (uint32_t j = 0; j < 16; j++) a[j] += a[j + 16];
-  for (uint32_t w = 8; w; w /= 2)
+static inline float slimTreeFold(slimVector* a) {
+  for (uint32_t w = 64 / SLIM_LANES; w; w /= 2)
     for (uint32_t j = 0; j < w; j++) a[j] += a[j + w];
-  return a[0];
+  float x[SLIM_LANES];
+  memcpy(x, a, sizeof x);
+  for (uint32_t w = SLIM_LANES / 2; w; w /= 2)
+    for (uint32_t j = 0; j < w; j++) x[j] += x[j + w];
+  return x[0];
 }
 
 /* ---- Draws ------------------------------------------------------------------------------------------------------ */
 
-/* Philox4x32-7 at counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. */
+/* Philox4x32-7 at counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. A 64-bit lane holds one counter's
+ * word in its low half; what stands above never reaches it. */
 static inline void slimPhilox(uint32_t* restrict words, uint32_t c0, uint32_t n, const uint32_t counter[3],
                               const uint32_t key[2]) {
-  for (uint32_t i = 0; i < n; i += 16) {
-    for (uint32_t j = 0; j < 16; j++) {
-      uint32_t x0 = c0 + i + j, x1 = counter[0], x2 = counter[1], x3 = counter[2], k0 = key[0], k1 = key[1];
-      for (int round = 0; round < 7; round++) {
-        uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
-        x0 = (uint32_t)(b >> 32) ^ x1 ^ k0;
-        x1 = (uint32_t)b;
-        x2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
-        x3 = (uint32_t)a;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+  enum { lanes = SLIM_LANES / 2, together = 2 }; /* two at a time hide the multiplier's latency */
+  const slimWideVector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, low = zero + 0xffffffffu;
+  slimWideVector at; /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
+  for (uint32_t j = 0; j < lanes; j++) at[j] = c0 + (j & 1) * (lanes / 2) + j / 2;
+  for (uint32_t i = 0; i < n; i += together * lanes) {
+    slimWideVector x0[together], x1[together], x2[together], x3[together];
+    for (uint32_t t = 0; t < together; t++, at += lanes) {
+      x0[t] = at;
+      x1[t] = zero + counter[0];
+      x2[t] = zero + counter[1];
+      x3[t] = zero + counter[2];
+    }
+    uint32_t k0 = key[0], k1 = key[1];
+#pragma GCC unroll 7
+    for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+#pragma GCC unroll 2
+      for (uint32_t t = 0; t < together; t++) {
+        const slimWideVector a = slimMulLow(x0[t], m0), b = slimMulLow(x2[t], m1);
+        x0[t] = b >> 32 ^ x1[t] ^ (zero + k0);
+        x1[t] = b;
+        x2[t] = a >> 32 ^ x3[t] ^ (zero + k1);
+        x3[t] = a;
       }
-      words[4 * (i + j)] = x0;
-      words[4 * (i + j) + 1] = x1;
-      words[4 * (i + j) + 2] = x2;
-      words[4 * (i + j) + 3] = x3;
+#pragma GCC unroll 2
+    for (uint32_t t = 0; t < together; t++, words += 4 * lanes) {
+      const slimWideVector w01 = (x0[t] & low) | x1[t] << 32, w23 = (x2[t] & low) | x3[t] << 32;
+      *(slimWideVector*)words = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_EVEN_LANES);
+      *(slimWideVector*)(words + 2 * lanes) = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_ODD_LANES);
     }
   }
 }
@@ -136,8 +151,14 @@ static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes
       for (uint32_t i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
       return;
     case 2:
-      for (uint32_t i = 0; i < n / 4; i++)
-        out[i] = (uint8_t)(codes[4 * i] | codes[4 * i + 1] << 2 | codes[4 * i + 2] << 4 | codes[4 * i + 3] << 6);
+      for (uint32_t i = 0; i < n / 8; i++) {
+        uint64_t x;
+        memcpy(&x, codes + 8 * i, 8);
+        x = (x | x >> 6) & 0x000f000f000f000fu;
+        x = (x | x >> 12) & 0x000000ff000000ffu;
+        const uint16_t packed = (uint16_t)(x | x >> 24);
+        memcpy(out + 2 * i, &packed, 2);
+      }
       return;
     case 1:
       for (uint32_t i = 0; i < n / 8; i++) {

@@ -112,8 +112,8 @@ typedef struct {
 } slimStamp;
 
 typedef struct {
-  double xx, uu, error, ss; /* Σx², Σu², Σ(u−û)², Σs² over the elements looked at (error and uu: over the same ones) */
-  uint64_t flagged; /* units */
+  double xx, uu, error, ss; /* Σx², Σu², Σ(u−û)², Σs² over every 8th unit */
+  uint64_t flagged;         /* units */
 } slimPassStats;
 
 typedef struct slimPool slimPool; /* threads of one rank; NULL: the caller's thread alone */

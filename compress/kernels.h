@@ -13,6 +13,8 @@ extern "C" {
 enum { SLIM_SCRATCH_FLOATS = 160 * 1024 };
 /* Elements that passes over a whole piece (selectors of scope chunk and global) look at, at a time. */
 enum { SLIM_PIECE_STEP = 4096 };
+/* Statistics of errors and state come from every so many units. */
+enum { SLIM_SAMPLE = 8 };
 
 /* Units u0 … u1 − 1 of a piece; piece-wide selectors are called once, for all. Results: slimSuccess, or slimSystemError
  * (out of memory) from piece-wide selectors. */

@@ -57,6 +57,7 @@ struct slimTree {
   const slimNode* root;     /* what a unit (or, for scope chunk and global, the selected values) goes through */
   const slimNode* selector; /* scope chunk or global: selects in the piece; else NULL */
   uint32_t unit;            /* of root */
+  bool absolute;            /* a codec with a size of its own (sign, a fixed lambda): fp64 is not normalised */
   uint32_t sections;
   slimSection section[SLIM_MAX_SECTIONS];
   slimNode node[8];

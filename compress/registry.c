@@ -209,6 +209,8 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
   }
   if (scaleless(root)) resize(root, SLIM_CAST_UNIT);
   tree->root = root;
+  for (uint32_t i = 0; i < tree->nodes; i++)
+    tree->absolute |= tree->node[i].op == slimOp_sign || tree->node[i].lambda == slimLambdaFixed;
   tree->unit = root->block;
   tree->sections = root->allSections;
   memcpy(tree->section, root->section, sizeof tree->section);

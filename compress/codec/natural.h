@@ -46,8 +46,8 @@ static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, 
     float* restrict q = w + size;
     float wq, qq;
     slimNaturalValues(q, exponents, size);
-    SLIM_TREE_SUM(wq, size, i, fabsf(v[i] * normal.p) * q[i]);
-    SLIM_TREE_SUM(qq, size, i, q[i] * q[i]);
+    SLIM_TREE_SUM(wq, size, i, slimAbs(slimAt(v, i) * normal.p) * slimAt(q, i));
+    SLIM_TREE_SUM(qq, size, i, slimAt(q, i) * slimAt(q, i));
     scale = qq > 0 ? wq / qq : 0;
   }
   return slimStoreScale(sec[0], scale, normal, b, 2);

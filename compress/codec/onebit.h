@@ -54,10 +54,10 @@ static inline slimClass slimClass_onebit(const slimNode* node, double n) {
 
 static inline void slimPackSigns(uint8_t* restrict out, const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  uint8_t codes[64];
-  for (uint32_t i = 0; i < n; i += 64) {
-    for (uint32_t j = 0; j < 64; j++) codes[j] = v[i + j] < 0;
-    slimPack(out + i / 8, codes, 64, 1);
+  for (uint32_t i = 0; i < n; i += 32) {
+    uint32_t w = 0;
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) w |= slimBelowZero(slimAt(v, i + j)) << j;
+    memcpy(out + i / 8, &w, 4);
   }
 }
 /* ±scale, minus where the bit is 1. */
@@ -89,12 +89,12 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   float scale = 0, sum;
   switch (node->lambda) {
     case slimLambdaNone:
-      SLIM_TREE_SUM(sum, b->size, i, fabsf(v[i] * p));
+      SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimAt(v, i) * p));
       scale = b->nv ? sum / (float)b->nv : 0;
       slimPackSigns(sec[1], v, b->size);
       return slimStoreScale(sec[0], scale, normal, b, 1);
     case slimLambdaNorm:
-      SLIM_TREE_SUM(sum, b->size, i, (v[i] * p) * (v[i] * p));
+      SLIM_TREE_SUM(sum, b->size, i, (slimAt(v, i) * p) * (slimAt(v, i) * p));
       scale = b->nv ? node->value * sqrtf(sum / (float)b->nv) : 0;
       break;
     case slimLambdaMax:
@@ -114,7 +114,7 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
     float* restrict q = (float*)(void*)words;
     slimUnpackSigns(q, sec[1], b->size, 1);
-    SLIM_TREE_SUM(sum, b->size, i, (v[i] * p) * q[i]);
+    SLIM_TREE_SUM(sum, b->size, i, (slimAt(v, i) * p) * slimAt(q, i));
     return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, b, 1);
   }
   if (!fixed) return slimStoreScale(sec[0], scale, normal, b, 1);

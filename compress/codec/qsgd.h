@@ -103,7 +103,7 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
   float m = slimFloat(b->maxBits) * p;
   if (node->norm2) {
     float sum;
-    SLIM_TREE_SUM(sum, size, i, (v[i] * p) * (v[i] * p));
+    SLIM_TREE_SUM(sum, size, i, (slimAt(v, i) * p) * (slimAt(v, i) * p));
     m = sqrtf(sum);
   }
   const float r = m > 0 ? (float)levels / m : 0;
@@ -137,8 +137,8 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     float* restrict q = (float*)(void*)words;
     float wq, qq;
     slimQsgdValues(q, codes, size, wide, levels, 1);
-    SLIM_TREE_SUM(wq, size, i, (v[i] * p) * q[i]);
-    SLIM_TREE_SUM(qq, size, i, q[i] * q[i]);
+    SLIM_TREE_SUM(wq, size, i, (slimAt(v, i) * p) * slimAt(q, i));
+    SLIM_TREE_SUM(qq, size, i, slimAt(q, i) * slimAt(q, i));
     step = qq > 0 ? wq / qq : 0;
   }
   if (wide)
@@ -152,10 +152,28 @@ static inline bool slimEncode_ternary(const slimNode* node, const slimBlock* b, 
   return slimEncode_qsgd(node, b, v, sec);
 }
 
+/* 2-bit codes without a detour through bytes. */
+static inline void slimTernaryValues(float* restrict out, const uint8_t* restrict in, uint32_t size, int32_t levels,
+                                     float step) {
+  const slimBitsVector shift = SLIM_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  for (uint32_t i = 0; i < size; i += 16) {
+    uint32_t w;
+    memcpy(&w, in + i / 4, 4);
+    for (uint32_t j = 0; j < 16; j += SLIM_LANES) {
+      const slimBitsVector code = (((slimBitsVector){0} + w) >> (shift + 2 * j) & 3) - (uint32_t)levels;
+      slimPut(out, i + j, __builtin_convertvector((slimSignedVector)code, slimVector) * step);
+    }
+  }
+}
+
 static inline void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
   const bool wide = node->bits > 8;
   void* codes = b->scratch;
+  if (node->bits == 2) {
+    slimTernaryValues(out, sec[1], size, (int32_t)node->levels, slimLoadFloat(sec[0]));
+    return;
+  }
   if (wide)
     slimUnpackWide(codes, sec[1], size, node->bits);
   else

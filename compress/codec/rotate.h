@@ -19,53 +19,64 @@ static inline const char* slimSetup_rotate(slimNode* node, const slimOptionValue
 
 #ifdef SLIM_ISA /* the kernels */
 
-/* Vectors of the machine's own width. */
-#if defined(__AVX512F__)
-enum { SLIM_LANES = 16 };
-#elif defined(__AVX2__)
-enum { SLIM_LANES = 8 };
-#else
-enum { SLIM_LANES = 4 };
+/* Lane j: x[j] + x[j^h] where bit h of j is clear, x[j^h] − x[j] where it is set. */
+#define SLIM_BUTTERFLY(x, other, negative) \
+  (__builtin_shuffle((x), (slimBitsVector)other) + (slimVector)((slimBitsVector)(x) ^ ((slimBitsVector)negative << 31)))
+static inline slimVector slimHadamardLanes(slimVector x) {
+  x = SLIM_BUTTERFLY(x, SLIM_LIST16(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14),
+                     SLIM_LIST16(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1));
+  x = SLIM_BUTTERFLY(x, SLIM_LIST16(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13),
+                     SLIM_LIST16(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1));
+#if SLIM_LANES > 4
+  x = SLIM_BUTTERFLY(x, SLIM_LIST16(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11),
+                     SLIM_LIST16(0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1));
 #endif
-typedef float slimVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
-typedef uint32_t slimVectorBits __attribute__((vector_size(4 * SLIM_LANES)));
-
-/* Lane j: (x[j] + x[j^h]) where j has bit h clear, x[j^h] − x[j] where it is set. */
-static inline slimVector slimButterflyLanes(slimVector x, uint32_t h) {
-  slimVectorBits other, sign;
-  for (uint32_t j = 0; j < SLIM_LANES; j++) {
-    other[j] = j ^ h;
-    sign[j] = j & h ? 0x80000000u : 0;
-  }
-  slimVector swapped = __builtin_shuffle(x, other);
-  return swapped + (slimVector)((slimVectorBits)x ^ sign);
+#if SLIM_LANES > 8
+  x = SLIM_BUTTERFLY(x, SLIM_LIST16(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7),
+                     SLIM_LIST16(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+#endif
+  return x;
 }
+
+/* Vectors that one step keeps in registers. */
+#if SLIM_LANES == 16
+#define SLIM_RADIX 16
+#else
+#define SLIM_RADIX 8
+#endif
+/* Strides 1, 2, … , radix/2 between the vectors v[0], v[stride], …; the lanes first if `lanes`. */
+#define SLIM_RADIX_STEP(v, stride, radix, lanes)                                                        \
+  do {                                                                                                  \
+    slimVector x_[radix];                                                                               \
+    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) {                                \
+      x_[j_] = slimAt(v, j_ * (stride));                                                                \
+      if (lanes) x_[j_] = slimHadamardLanes(x_[j_]);                                                    \
+    }                                                                                                   \
+    _Pragma("GCC unroll 4") for (uint32_t h_ = 1; h_ < (radix); h_ *= 2)                                \
+        _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) if (!(j_ & h_)) {            \
+      const slimVector a_ = x_[j_], b_ = x_[j_ + h_];                                                   \
+      x_[j_] = a_ + b_;                                                                                 \
+      x_[j_ + h_] = a_ - b_;                                                                            \
+    }                                                                                                   \
+    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) slimPut(v, j_*(stride), x_[j_]); \
+  } while (0)
+#define SLIM_RADIX_PASS(v, n, h, radix)                \
+  for (uint32_t i_ = 0; i_ < (n); i_ += (radix) * (h)) \
+    for (uint32_t k_ = 0; k_ < (h); k_ += SLIM_LANES) SLIM_RADIX_STEP((v) + i_ + k_, h, radix, false)
 
 /* In place, strides 1, 2, 4, …, n/2; unnormalised. n ≥ 64, a power of two. */
 static inline void slimHadamard(float* v, uint32_t n) {
-  for (uint32_t i = 0; i < n; i += SLIM_LANES) {
-    slimVector x = *(slimVector*)(v + i);
-    for (uint32_t h = 1; h < SLIM_LANES; h *= 2) x = slimButterflyLanes(x, h);
-    *(slimVector*)(v + i) = x;
+  uint32_t h;
+  if (n >= SLIM_RADIX * SLIM_LANES) {
+    h = SLIM_RADIX * SLIM_LANES;
+    for (uint32_t i = 0; i < n; i += h) SLIM_RADIX_STEP(v + i, SLIM_LANES, SLIM_RADIX, true);
+  } else {
+    h = 4 * SLIM_LANES;
+    for (uint32_t i = 0; i < n; i += h) SLIM_RADIX_STEP(v + i, SLIM_LANES, 4, true);
   }
-  uint32_t h = SLIM_LANES;
-  for (; 2 * h < n; h *= 4) /* two strides a pass over memory */
-    for (uint32_t i = 0; i < n; i += 4 * h)
-      for (uint32_t j = i; j < i + h; j += SLIM_LANES) {
-        slimVector a = *(slimVector*)(v + j), b = *(slimVector*)(v + j + h);
-        slimVector c = *(slimVector*)(v + j + 2 * h), d = *(slimVector*)(v + j + 3 * h);
-        slimVector ab = a + b, ba = a - b, cd = c + d, dc = c - d;
-        *(slimVector*)(v + j) = ab + cd;
-        *(slimVector*)(v + j + h) = ba + dc;
-        *(slimVector*)(v + j + 2 * h) = ab - cd;
-        *(slimVector*)(v + j + 3 * h) = ba - dc;
-      }
-  if (h < n)
-    for (uint32_t j = 0; j < h; j += SLIM_LANES) {
-      slimVector a = *(slimVector*)(v + j), b = *(slimVector*)(v + j + h);
-      *(slimVector*)(v + j) = a + b;
-      *(slimVector*)(v + j + h) = a - b;
-    }
+  for (; SLIM_RADIX * h <= n; h *= SLIM_RADIX) SLIM_RADIX_PASS(v, n, h, SLIM_RADIX);
+  for (; 4 * h <= n; h *= 4) SLIM_RADIX_PASS(v, n, h, 4);
+  if (h < n) SLIM_RADIX_PASS(v, n, h, 2);
 }
 
 /* 2^(−k/2) for n = 2^k. */
@@ -82,10 +93,10 @@ static inline void slimFlip(const slimNode* node, const slimBlock* b, float* res
   /* A counter covers 128 elements; a block of 64 may start in its middle. */
   slimDrawWords(&draw, slimDrawRotation, node->branch, true, b->first / 128 * 128, b->size + 64, 32, words);
   words += b->first % 128 / 32;
-  for (uint32_t i = 0; i < b->size; i += 32) {
-    const uint32_t w = words[i / 32];
-    for (uint32_t j = 0; j < 32; j++)
-      out[i + j] = slimFloat(slimBits(v[i + j] * factor) ^ (w << (31 - j) & 0x80000000u));
+  const slimBitsVector lane = SLIM_LIST16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
+  for (uint32_t i = 0; i < b->size; i += SLIM_LANES) {
+    const slimBitsVector w = (slimBitsVector){0} + (words[i / 32] >> i % 32);
+    slimPut(out, i, (slimVector)((slimBitsVector)(slimAt(v, i) * factor) ^ (w << lane & 0x80000000u)));
   }
 }
 
@@ -102,8 +113,14 @@ static inline bool slimEncode_rotate(const slimNode* node, const slimBlock* b, c
   float* restrict z = b->scratch;
   slimFlip(node, b, z, v, normal.p, (uint32_t*)(void*)(z + n));
   for (uint32_t i = 0; i < n; i += node->levels) slimHadamard(z + i, node->levels);
-  for (uint32_t i = 0; i < n; i++) z[i] *= c;
-  const slimBlock inner = {n, n, slimMaxBits(z, n), b->scale * normal.up, b->first, b->draw, z + n};
+  uint32_t maxBits = 0;
+  SLIM_ASSUME_BLOCK(n);
+  for (uint32_t i = 0; i < n; i++) {
+    z[i] *= c;
+    const uint32_t bits = slimBits(z[i]) & 0x7fffffffu;
+    maxBits = bits > maxBits ? bits : maxBits;
+  }
+  const slimBlock inner = {n, n, maxBits, b->scale * normal.up, b->first, b->draw, z + n};
   return slimEncodeNode(node->inner[0], &inner, z, sec);
 }
 static inline void slimDecode_rotate(const slimNode* node, const slimBlock* b, uint8_t* const* sec,

@@ -246,6 +246,12 @@ static uint64_t slimSelectionTake(slimSelection* s, const int32_t* keys, uint32_
   return taken;
 }
 
+static int32_t slimMostOf(const int32_t* keys, uint32_t n) {
+  int32_t most = INT32_MIN;
+  for (uint32_t i = 0; i < n; i++) most = keys[i] > most ? keys[i] : most;
+  return most;
+}
+
 /* Keys of n elements (a multiple of 64). Philox draws come 64 at a time: first is a multiple of 64. */
 static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64_t first, const float* v, uint32_t n,
                           int32_t* keys) {
@@ -255,6 +261,100 @@ static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64
   }
   slimDrawWords(draw, slimDrawIndex, selector->branch, selector->shared, first, n, 1, (uint32_t*)keys);
   for (uint32_t i = 0; i < n; i++) keys[i] = slimRandkKey((uint32_t)keys[i]);
+}
+
+/* Keys (and, where v is wanted, values) of SLIM_PIECE_STEP elements from off, nv of them valid. */
+typedef void slimKeysOf(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v, float* scratch);
+
+/* Indices of the k largest of n keys, ascending, ties to the lowest; and their values, unless values is NULL. Two
+ * passes where k is small: the k-th largest of the maxima of 16 keys each is a lower bound, and few keys lie above it.
+ * Else four. */
+static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uint64_t n, uint64_t k, uint32_t* index,
+                                    float* values, float* scratch) {
+  int32_t* keys = (int32_t*)(void*)scratch;
+  float* v = scratch + SLIM_PIECE_STEP;
+  uint8_t* mask = (uint8_t*)(v + SLIM_PIECE_STEP);
+  float* rest = v + 2 * SLIM_PIECE_STEP;
+  enum { columns = SLIM_PIECE_STEP / 16 };
+  const uint64_t steps = (n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP, room = 2 * k + SLIM_PIECE_STEP;
+  slimSelection selection;
+  uint64_t taken = 0;
+
+  if (32 * k <= n) {
+    int32_t* most = malloc(4 * (steps * columns + room) + 8 * room);
+    if (!most) return slimFail(slimSystemError, "no memory to select %llu values", (unsigned long long)k);
+    int32_t* candidateKey = most + steps * columns;
+    uint32_t* candidate = (uint32_t*)(candidateKey + room);
+    float* candidateValue = (float*)(void*)(candidate + room);
+    for (uint64_t step = 0; step < steps; step++) {
+      const uint64_t off = step * SLIM_PIECE_STEP;
+      const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
+      keysOf(context, off, nv, keys, v, rest);
+      for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
+      int32_t* restrict m = most + step * columns;
+      memcpy(m, keys, 4 * columns);
+      for (uint32_t r = 1; r < 16; r++)
+        for (uint32_t c = 0; c < columns; c++) m[c] = keys[r * columns + c] > m[c] ? keys[r * columns + c] : m[c];
+    }
+    slimSelectionStart(&selection, k);
+    while (!slimSelectionDone(&selection)) {
+      for (uint64_t i = 0; i < steps * columns; i += columns) slimSelectionCount(&selection, most + i, columns);
+      slimSelectionNarrow(&selection);
+    }
+    const int32_t bound = (int32_t)(selection.low ^ 0x80000000u);
+    uint64_t count = 0, step = 0;
+    for (; step < steps; step++) {
+      const uint64_t off = step * SLIM_PIECE_STEP;
+      const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
+      if (slimMostOf(most + step * columns, columns) < bound) continue;
+      keysOf(context, off, nv, keys, v, rest);
+      for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
+      uint16_t* found = (uint16_t*)(void*)rest;
+      const uint32_t m = slimKeysAtLeast(found, keys, SLIM_PIECE_STEP, bound, mask);
+      if (count + m > room) break;
+      for (uint32_t i = 0; i < m; i++, count++) {
+        candidateKey[count] = keys[found[i]];
+        candidate[count] = (uint32_t)off + found[i];
+        candidateValue[count] = v[found[i]];
+      }
+    }
+    if (step == steps) {
+      slimSelectionStart(&selection, k);
+      while (!slimSelectionDone(&selection)) {
+        for (uint64_t i = 0; i < count; i += columns)
+          slimSelectionCount(&selection, candidateKey + i, (uint32_t)(count - i < columns ? count - i : columns));
+        slimSelectionNarrow(&selection);
+      }
+      const int32_t t = (int32_t)(selection.low ^ 0x80000000u);
+      for (uint64_t i = 0; i < count; i++) {
+        if (candidateKey[i] < t || (candidateKey[i] == t && !selection.need)) continue;
+        selection.need -= candidateKey[i] == t;
+        if (values) values[taken] = candidateValue[i];
+        index[taken++] = candidate[i];
+      }
+      free(most);
+      return slimSuccess;
+    }
+    free(most); /* many ties at the bound */
+  }
+
+  slimSelectionStart(&selection, k);
+  while (!slimSelectionDone(&selection)) {
+    for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
+      const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
+      keysOf(context, off, nv, keys, v, rest);
+      slimSelectionCount(&selection, keys, nv);
+    }
+    slimSelectionNarrow(&selection);
+  }
+  for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
+    const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
+    keysOf(context, off, nv, keys, v, rest);
+    const uint64_t before = taken;
+    taken = slimSelectionTake(&selection, keys, nv, (uint32_t)off, index, taken, mask);
+    for (uint64_t i = before; values && i < taken; i++) values[i] = v[index[i] - off];
+  }
+  return slimSuccess;
 }
 
 /* The selected values through the inner tree, unit by unit; v is padded with zeros unit by unit. */
@@ -299,6 +399,18 @@ typedef struct {
   uint64_t at; /* the next one */
 } slimSource;
 
+/* randk's keys, which need no values. */
+typedef struct {
+  const slimNode* selector;
+  const slimDraw* draw;
+  uint64_t first;
+} slimDrawnKeys;
+static void slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v, float* scratch) {
+  const slimDrawnKeys* drawn = context;
+  (void)nv, (void)scratch;
+  slimPieceKeys(drawn->selector, drawn->draw, drawn->first + off, v, SLIM_PIECE_STEP, keys);
+}
+
 static uint32_t slimSourceStep(const slimTree* tree) { return tree->selector ? SLIM_PIECE_STEP : tree->unit; }
 
 static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, const slimLayout* layout,
@@ -315,23 +427,8 @@ static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, con
     memcpy(source->index, payload + layout->index, 4 * layout->values);
     return slimSuccess;
   }
-  slimSelection selection;
-  slimSelectionStart(&selection, layout->values);
-  int32_t* keys = (int32_t*)(void*)scratch;
-  while (!slimSelectionDone(&selection)) {
-    for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
-      slimPieceKeys(tree->selector, &source->draw, first + off, NULL, SLIM_PIECE_STEP, keys);
-      slimSelectionCount(&selection, keys, (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP));
-    }
-    slimSelectionNarrow(&selection);
-  }
-  uint64_t taken = 0;
-  for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
-    slimPieceKeys(tree->selector, &source->draw, first + off, NULL, SLIM_PIECE_STEP, keys);
-    taken = slimSelectionTake(&selection, keys, (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP),
-                              (uint32_t)off, source->index, taken, (uint8_t*)(scratch + SLIM_PIECE_STEP));
-  }
-  return slimSuccess;
+  const slimDrawnKeys drawn = {tree->selector, &source->draw, first};
+  return slimSelectPiece(slimKeysDrawn, &drawn, n, layout->values, source->index, NULL, scratch);
 }
 static void slimSourceClose(slimSource* source) { free(source->index); }
 

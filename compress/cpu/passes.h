@@ -36,10 +36,10 @@ static inline void SLIM_NAME(widen)(REAL* restrict out, const float* restrict v,
 }
 
 /* Brings u to the floats that the tree sees; false: NaN, Inf or too large. */
-static inline bool SLIM_NAME(narrow)(const REAL* restrict u, uint32_t n, float* restrict v, const float** seen,
-                                     int* exponent, uint32_t* maxBits) {
+static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict u, uint32_t n, float* restrict v,
+                                     const float** seen, int* exponent, uint32_t* maxBits) {
 #if SLIM_REAL_IS_FLOAT
-  (void)v;
+  (void)tree, (void)v;
   *seen = u;
   *exponent = 0;
   *maxBits = slimMaxBits(u, n);
@@ -47,14 +47,42 @@ static inline bool SLIM_NAME(narrow)(const REAL* restrict u, uint32_t n, float* 
 #else
   uint64_t m = slimMaxBits64(u, n);
   if (m >= 0x7ff0000000000000u) return false;
-  *exponent = m ? slimExponent64(m) : 0;
+  *exponent = m && !tree->absolute ? slimExponent64(m) : 0;
   if (*exponent >= 1000) return false;
   const double down = slimPower2(-*exponent);
   for (uint32_t i = 0; i < n; i++) v[i] = (float)(u[i] * down);
   *seen = v;
   *maxBits = slimMaxBits(v, n);
-  return true;
+  return *maxBits < SLIM_INF_BITS;
 #endif
+}
+
+static inline void SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
+                                  uint32_t n) {
+  SLIM_ASSUME_BLOCK(n);
+  if (sigma == 1)
+    for (uint32_t i = 0; i < n; i++) u[i] = x[i] + s[i];
+  else
+    for (uint32_t i = 0; i < n; i++) u[i] = x[i] + sigma * s[i];
+}
+
+/* Statistics: sums of squares, in no order that anything else depends on. */
+static inline double SLIM_NAME(square)(const REAL* a, uint32_t n) {
+  RVEC sum = {0};
+  double total = 0;
+  for (uint32_t i = 0; i < n; i += RLANES) sum += *(const RVEC*)(a + i) * *(const RVEC*)(a + i);
+  for (uint32_t j = 0; j < RLANES; j++) total += (double)sum[j];
+  return total;
+}
+static void SLIM_NAME(count)(const REAL* x, const REAL* u, const REAL* sent, uint32_t n, slimPassStats* stats) {
+  RVEC sum = {0};
+  for (uint32_t i = 0; i < n; i += RLANES) {
+    const RVEC error = *(const RVEC*)(u + i) - *(const RVEC*)(sent + i);
+    sum += error * error;
+  }
+  for (uint32_t j = 0; j < RLANES; j++) stats->error += (double)sum[j];
+  stats->xx += SLIM_NAME(square)(x, n);
+  stats->uu += SLIM_NAME(square)(u, n);
 }
 
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
@@ -79,6 +107,11 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       for (uint32_t i = 0; i < nv; i++) vb[i] = v[i] + eta * (x[i] - v[i]);
     in = vb;
   }
+  float* narrow = SLIM_REAL_IS_FLOAT ? NULL : scratch;
+  if (narrow) scratch += n;
+  const float* seen = NULL;
+  int exponent = 0;
+  uint32_t maxBits = 0;
   if (s) {
     u = SLIM_NAME(buffer)(&scratch, n);
     if (partial) {
@@ -86,17 +119,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
-    const REAL sigma = (REAL)f->sigma;
-    SLIM_ASSUME_BLOCK(n);
-    for (uint32_t i = 0; i < n; i++) u[i] = in[i] + sigma * sb[i];
+    SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
   }
-  float* narrow = SLIM_REAL_IS_FLOAT ? NULL : scratch;
-  if (narrow) scratch += n;
-  const float* seen = NULL;
-  int exponent = 0;
-  uint32_t maxBits = 0;
-  bool ok = SLIM_NAME(narrow)(in, n, narrow, &seen, &exponent, &maxBits);
+  bool ok = SLIM_NAME(narrow)(tree, in, n, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
   slimBlock region = {n, nv, maxBits, 1, first, &draw, scratch};
@@ -107,7 +133,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
     return;
   }
   if (!SLIM_REAL_IS_FLOAT) memcpy(payload + layout->exponents + 4 * unit, &exponent, 4);
-  const bool sampled = stats && (s || unit % 8 == 0);
+  const bool sampled = stats && unit % SLIM_SAMPLE == 0;
   if (!sampled && !(s && write)) return;
 
   float* q = scratch;
@@ -120,36 +146,18 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   }
   if (partial)
     for (uint32_t i = nv; i < n; i++) sent[i] = 0;
-  const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
-  RVEC xx = {0}, uu = {0}, ee = {0}, ss = {0};
+  if (sampled) SLIM_NAME(count)(x, in, sent, n, stats);
   if (s && write) {
-    for (uint32_t i = 0; i < n; i += RLANES) {
-      RVEC xi = *(const RVEC*)(x + i), ui = *(const RVEC*)(in + i), qi = *(const RVEC*)(sent + i),
-           si = *(const RVEC*)(sb + i);
-      RVEC error = ui - qi;
-      si = (a * si + b * xi) + c * qi;
-      *(RVEC*)(sb + i) = si;
-      xx += xi * xi;
-      uu += ui * ui;
-      ee += error * error;
-      ss += si * si;
+    if (f->kind == slimFeedbackEf) { /* (s + x) − û, and u is s + x */
+      SLIM_ASSUME_BLOCK(n);
+      for (uint32_t i = 0; i < n; i++) sb[i] = in[i] - sent[i];
+    } else {
+      const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
+      for (uint32_t i = 0; i < n; i++) sb[i] = (a * sb[i] + b * x[i]) + c * sent[i];
     }
     if (partial) memcpy(s, sb, nv * sizeof(REAL));
     if (v) memcpy(v, vb, nv * sizeof(REAL));
-  } else {
-    for (uint32_t i = 0; i < n; i += RLANES) {
-      RVEC xi = *(const RVEC*)(x + i), ui = *(const RVEC*)(in + i), error = ui - *(const RVEC*)(sent + i);
-      xx += xi * xi;
-      uu += ui * ui;
-      ee += error * error;
-    }
-  }
-  if (!stats) return;
-  for (uint32_t j = 0; j < RLANES; j++) {
-    stats->xx += (double)xx[j];
-    stats->uu += (double)uu[j];
-    stats->error += (double)ee[j];
-    stats->ss += (double)ss[j];
+    if (sampled) stats->ss += SLIM_NAME(square)(sb, n);
   }
 }
 
@@ -192,23 +200,29 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     const uint64_t off = unit * n;
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = false;
-    memset(sum, 0, n * sizeof(REAL));
+    int added = 0;
+    SLIM_ASSUME_BLOCK(n);
     for (int r = 0; r < p->ranks; r++) {
       int exponent;
-      if (!slimSourceUnit(&source[r], unit, nv, p->first + off, v, &exponent, scratch)) {
+      float* to = SLIM_REAL_IS_FLOAT && !added ? (float*)(void*)sum : v;
+      if (!slimSourceUnit(&source[r], unit, nv, p->first + off, to, &exponent, scratch)) {
         flagged = true;
         continue;
       }
       const REAL* one = (const REAL*)(void*)v;
       if (!SLIM_REAL_IS_FLOAT) {
-        SLIM_NAME(widen)(wide, v, n, exponent);
+        SLIM_NAME(widen)(added ? wide : sum, v, n, exponent);
         one = wide;
       }
-      SLIM_ASSUME_BLOCK(n);
-      for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
+      added++;
+      if (added == 2) /* the sum starts at +0 */
+        for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) + one[i];
+      else if (added > 2)
+        for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
     }
+    if (!added) memset(sum, 0, n * sizeof(REAL));
     for (uint32_t i = nv; i < n; i++) sum[i] = 0;
-    for (uint32_t i = 0; i < n; i++) sum[i] *= weight;
+    for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) * weight;
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
@@ -332,7 +346,7 @@ static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, flo
     int e;
     uint32_t maxBits;
     SLIM_NAME(pieceSum)(p, off, nv, n, u, scratch + n);
-    if (!SLIM_NAME(narrow)(u, n, narrow, &seen, &e, &maxBits)) return false;
+    if (!SLIM_NAME(narrow)(p->direction->tree, u, n, narrow, &seen, &e, &maxBits)) return false;
     if (!maxBits) continue;
     zero = false;
     *exponent = e > *exponent ? e : *exponent;
@@ -341,29 +355,33 @@ static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, flo
   return true;
 }
 
-/* s ← (a·s + b·x) + c·û and the momentum of nv elements, and the sums for the statistics. */
+/* s ← (a·s + b·x) + c·û and the momentum of nv elements. */
 static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32_t nv, const REAL* restrict x,
-                                   const REAL* restrict u, const REAL* restrict sent, slimPassStats* stats) {
+                                   const REAL* restrict sent) {
   const slimFeedback* f = &p->direction->feedback;
   const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
   if (p->v) {
     const REAL eta = p->stamp.step == f->warmup ? 1 : (REAL)f->momentum;
-    REAL* v = (REAL*)p->v + off;
-    for (uint32_t i = 0; i < nv; i++) v[i] = eta == 1 ? x[i] : v[i] + eta * (x[i] - v[i]);
+    REAL* restrict v = (REAL*)p->v + off;
+    if (eta == 1)
+      memcpy(v, x, nv * sizeof(REAL));
+    else
+      for (uint32_t i = 0; i < nv; i++) v[i] = v[i] + eta * (x[i] - v[i]);
   }
-  if (p->s) {
-    REAL* s = (REAL*)p->s + off;
-    for (uint32_t i = 0; i < nv; i++) s[i] = (a * s[i] + b * x[i]) + c * sent[i];
-  }
-  if (!stats) return;
-  double sum[4][8] = {{0}};
-  for (uint32_t i = 0; i < nv; i++) {
-    const double xi = (double)x[i], ui = (double)u[i], ei = (double)(u[i] - sent[i]);
-    const double si = p->s ? (double)((const REAL*)p->s)[off + i] : 0;
-    sum[0][i % 8] += xi * xi, sum[1][i % 8] += ui * ui, sum[2][i % 8] += ei * ei, sum[3][i % 8] += si * si;
-  }
-  for (uint32_t j = 0; j < 8; j++)
-    stats->xx += sum[0][j], stats->uu += sum[1][j], stats->error += sum[2][j], stats->ss += sum[3][j];
+  REAL* restrict s = (REAL*)p->s + off;
+  for (uint32_t i = 0; i < nv; i++) s[i] = (a * s[i] + b * x[i]) + c * sent[i];
+}
+
+typedef struct {
+  const slimEncodePass* pass;
+  const slimDraw* draw;
+  int exponent;
+} SLIM_NAME(pieceKeys);
+static void SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v,
+                                   float* scratch) {
+  const SLIM_NAME(pieceKeys)* k = context;
+  SLIM_NAME(pieceValues)(k->pass, off, nv, SLIM_PIECE_STEP, k->exponent, v, scratch);
+  slimPieceKeys(k->pass->direction->tree->selector, k->draw, k->pass->first + off, v, SLIM_PIECE_STEP, keys);
 }
 
 static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLayout* layout, slimPassStats* stats,
@@ -378,35 +396,20 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
     return slimSuccess;
   }
 
-  slimSelection selection;
-  slimSelectionStart(&selection, layout->values);
-  float* v = scratch;
-  int32_t* keys = (int32_t*)(void*)(scratch + n);
-  float* rest = scratch + 2 * n;
-  while (!slimSelectionDone(&selection)) {
-    for (uint64_t off = 0; off < p->n; off += n) {
-      const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
-      if (tree->selector->op == slimOp_topk) SLIM_NAME(pieceValues)(p, off, nv, n, exponent, v, rest);
-      slimPieceKeys(tree->selector, &draw, p->first + off, v, n, keys);
-      slimSelectionCount(&selection, keys, nv);
-    }
-    slimSelectionNarrow(&selection);
-  }
-
   uint32_t* index = malloc(layout->values * (sizeof(uint32_t) + sizeof(float)));
   if (!index)
     return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
   float* values = (float*)(void*)(index + layout->values);
-  const float scale = slimRandkScale(tree->selector, p->n, layout->values);
-  uint64_t taken = 0;
-  for (uint64_t off = 0; off < p->n; off += n) {
-    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
-    SLIM_NAME(pieceValues)(p, off, nv, n, exponent, v, rest);
-    slimPieceKeys(tree->selector, &draw, p->first + off, v, n, keys);
-    const uint64_t before = taken;
-    taken = slimSelectionTake(&selection, keys, nv, (uint32_t)off, index, taken, (uint8_t*)rest);
-    for (uint64_t i = before; i < taken; i++) values[i] = v[index[i] - off] * scale;
+  const SLIM_NAME(pieceKeys) keys = {p, &draw, exponent};
+  slimResult_t result = slimSelectPiece(SLIM_NAME(keysOfPiece), &keys, p->n, layout->values, index, values, scratch);
+  if (result != slimSuccess) {
+    free(index);
+    return result;
   }
+  const uint64_t taken = layout->values;
+  const float scale = slimRandkScale(tree->selector, p->n, taken);
+  for (uint64_t i = 0; scale != 1 && i < taken; i++) values[i] *= scale;
+  float* rest = scratch;
 
   bool ok = slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
   if (!ok) {
@@ -419,18 +422,26 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   if (tree->selector->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
   slimDecodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
 
-  float* free_ = scratch;
-  REAL* xb = SLIM_NAME(buffer)(&free_, n);
-  REAL* u = SLIM_NAME(buffer)(&free_, n);
-  REAL* sent = SLIM_NAME(buffer)(&free_, n);
+  float* left = scratch;
+  REAL* xb = SLIM_NAME(buffer)(&left, n);
+  REAL* u = SLIM_NAME(buffer)(&left, n);
+  REAL* sent = SLIM_NAME(buffer)(&left, n);
   uint64_t at = 0;
-  for (uint64_t off = 0; off < p->n && (p->s || stats); off += n) {
+  for (uint64_t off = 0, step = 0; off < p->n; off += n, step++) {
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
-    SLIM_NAME(pieceSum)(p, off, nv, n, u, free_);
+    const bool sampled = stats && step % SLIM_SAMPLE == 0;
     memset(sent, 0, n * sizeof(REAL));
     for (; at < taken && index[at] < off + nv; at++)
       SLIM_NAME(widen)(sent + (index[at] - off), values + at, 1, exponent);
-    SLIM_NAME(pieceUpdate)(p, off, nv, SLIM_NAME(load)(p->type, p->x, off, nv, n, xb), u, sent, stats);
+    if (!p->s && !sampled) continue;
+    const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
+    if (sampled) {
+      SLIM_NAME(pieceSum)(p, off, nv, n, u, left);
+      SLIM_NAME(count)(x, u, sent, n, stats);
+    }
+    if (!p->s) continue;
+    SLIM_NAME(pieceUpdate)(p, off, nv, x, sent);
+    if (sampled) stats->ss += SLIM_NAME(square)((const REAL*)p->s + off, nv / RLANES * RLANES);
   }
   free(index);
   return slimSuccess;

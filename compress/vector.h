@@ -1,0 +1,77 @@
+/* Vectors of the machine's own width, in GCC's vector arithmetic; intrinsics only for what the compiler does not find.
+ */
+#ifndef SLIM_COMPRESS_VECTOR_H_
+#define SLIM_COMPRESS_VECTOR_H_
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+/* Lane lists are written for the widest vectors. */
+#if defined(__AVX512F__)
+#define SLIM_LANES 16
+#define SLIM_LIST16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+  { a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p }
+#define SLIM_EVEN_LANES \
+  { 0, 8, 2, 10, 4, 12, 6, 14 }
+#define SLIM_ODD_LANES \
+  { 1, 9, 3, 11, 5, 13, 7, 15 }
+#elif defined(__AVX2__)
+#define SLIM_LANES 8
+#define SLIM_LIST16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+  { a, b, c, d, e, f, g, h }
+#define SLIM_EVEN_LANES \
+  { 0, 4, 2, 6 }
+#define SLIM_ODD_LANES \
+  { 1, 5, 3, 7 }
+#else
+#define SLIM_LANES 4
+#define SLIM_LIST16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+  { a, b, c, d }
+#define SLIM_EVEN_LANES \
+  { 0, 2 }
+#define SLIM_ODD_LANES \
+  { 1, 3 }
+#endif
+
+typedef float slimVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
+typedef uint32_t slimBitsVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
+typedef int32_t slimSignedVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
+typedef uint64_t slimWideVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
+
+static inline slimVector slimAt(const float* v, uint32_t i) { return *(const slimVector*)(v + i); }
+static inline void slimPut(float* v, uint32_t i, slimVector x) { *(slimVector*)(v + i) = x; }
+static inline slimVector slimAbs(slimVector x) { return (slimVector)((slimBitsVector)x & 0x7fffffffu); }
+
+/* Bit j: lane j is below zero. */
+static inline uint32_t slimBelowZero(slimVector x) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ);
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_setzero_ps(), _CMP_LT_OQ));
+#elif defined(__SSE2__)
+  return (uint32_t)_mm_movemask_ps(_mm_cmplt_ps((__m128)x, _mm_setzero_ps()));
+#else
+  uint32_t mask = 0;
+  for (uint32_t j = 0; j < SLIM_LANES; j++) mask |= (uint32_t)(x[j] < 0) << j;
+  return mask;
+#endif
+}
+
+/* The product of the low halves of 64-bit lanes. */
+static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
+#if defined(__AVX512F__)
+  return (slimWideVector)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (slimWideVector)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (slimWideVector)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+#endif
