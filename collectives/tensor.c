@@ -34,7 +34,7 @@ void slimTensorForget(slimTensor* t) {
     free(t->arrays[i].data);
     t->arrays[i] = (slimArray){0};
   }
-  if (!t->comm->transport->holdsBuffers) free(t->sent);
+  if (t->comm && !t->comm->transport->holdsBuffers) free(t->sent);
   free(t->shift);
   t->sent = NULL;
   t->shift = NULL;

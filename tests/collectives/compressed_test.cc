@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <iterator>
 
 #include "collectives/tensor.h"
 #include "tests/collectives/model.h"
@@ -64,9 +65,7 @@ void checkState(const Case& setup, const slimTensor* t, const Model& model, int 
 
 void runCase(Case setup, int steps, Fill fill = Fill::kNormal, bool inPlace = false) {
   SCOPED_TRACE(setup.name());
-  if (setup.algo == slimAlgoLinear) setup.algo = slimAlgoLinear;
-  Case twin = setup;
-  Model model(twin);
+  Model model(setup);
   std::vector<std::vector<Bytes>> x(steps), y(steps);
   std::vector<Bytes> shifts;
   const bool shift = setup.spec.find("shift(") != std::string::npos;
@@ -134,6 +133,14 @@ const char* const kDownSpecs[] = {
 };
 constexpr size_t kSmallSlice = 16 << 10;
 
+// Over MPI fewer specs: each process computes the model of all ranks.
+std::vector<const char*> some(const char* const* specs, size_t n) {
+  std::vector<const char*> out;
+  for (size_t i = 0; i < n; i++)
+    if (!overMpi() || i % 4 == 0) out.push_back(specs[i]);
+  return out;
+}
+
 std::string compact(const std::string& text) {
   std::string out;
   for (char c : text) out += isalnum((unsigned char)c) ? c : '_';
@@ -146,9 +153,8 @@ TEST_P(Compressed, AllReduceAndReduce) {
   const std::string spec = GetParam();
   const bool down = spec.find("down=") != std::string::npos, linear = spec == "fp32" || spec.find("seed=shared") != std::string::npos;
   for (int ranks : rankCounts())
-    for (size_t count : {1, 1000, 20011})
+    for (size_t count : {1, 11003})
       for (Kind kind : {Kind::kAllReduce, Kind::kReduce}) {
-        if (kind == Kind::kReduce && count == 1000) continue;
         Case setup{kind, spec, slimFloat32, count, ranks, ranks - 1, slimAlgoTwoShot, kSmallSlice, 3};
         runCase(setup, 4);
         if (HasFailure()) return;
@@ -168,7 +174,7 @@ TEST_P(Compressed, NonFiniteUnits) {
     if (ranks > 4 && !overMpi()) continue;
     for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot, slimAlgoLinear}) {
       if ((down && algo != slimAlgoTwoShot) || (!linear && algo == slimAlgoLinear)) continue;
-      runCase({Kind::kAllReduce, spec, slimFloat32, 20011, ranks, 0, algo, kSmallSlice, 4}, 4, Fill::kNonFinite);
+      runCase({Kind::kAllReduce, spec, slimFloat32, 11003, ranks, 0, algo, kSmallSlice, 4}, 3, Fill::kNonFinite);
       if (HasFailure()) return;
     }
   }
@@ -180,7 +186,7 @@ TEST_P(Compressed, InPlace) {
     for (Kind kind : {Kind::kAllReduce, Kind::kReduce, Kind::kBroadcast, Kind::kReduceScatter, Kind::kAllGather}) {
       if (kind > Kind::kReduce && spec.find("down=") != std::string::npos) continue;
       if (kind == Kind::kBroadcast && spec.find("down=") != std::string::npos) continue;
-      runCase({kind, spec, slimFloat32, 9999, ranks, 0, slimAlgoTwoShot, kSmallSlice, 5}, 3, Fill::kNonFinite, true);
+      runCase({kind, spec, slimFloat32, 5999, ranks, 0, slimAlgoTwoShot, kSmallSlice, 5}, 3, Fill::kNonFinite, true);
       if (HasFailure()) return;
     }
 }
@@ -189,7 +195,7 @@ TEST_P(Compressed, OneWayCollectives) {
   const std::string spec = GetParam();
   if (spec.find("down=") != std::string::npos) return;
   for (int ranks : rankCounts())
-    for (size_t count : {1, 777, 10007})
+    for (size_t count : {1, 3001})
       for (Kind kind : {Kind::kBroadcast, Kind::kReduceScatter, Kind::kAllGather}) {
         runCase({kind, spec, slimFloat32, count, ranks, ranks / 2, slimAlgoTwoShot, kSmallSlice, 6}, 4);
         if (HasFailure()) return;
@@ -197,8 +203,8 @@ TEST_P(Compressed, OneWayCollectives) {
 }
 
 std::string specName(const testing::TestParamInfo<const char*>& info) { return compact(info.param); }
-INSTANTIATE_TEST_SUITE_P(BothWays, Compressed, testing::ValuesIn(kSpecs), specName);
-INSTANTIATE_TEST_SUITE_P(Downlinks, Compressed, testing::ValuesIn(kDownSpecs), specName);
+INSTANTIATE_TEST_SUITE_P(BothWays, Compressed, testing::ValuesIn(some(kSpecs, std::size(kSpecs))), specName);
+INSTANTIATE_TEST_SUITE_P(Downlinks, Compressed, testing::ValuesIn(some(kDownSpecs, std::size(kDownSpecs))), specName);
 
 class Types : public testing::TestWithParam<slimDataType_t> {};
 TEST_P(Types, AllCollectives) {

@@ -1,0 +1,223 @@
+// What feedback promises over many steps, through the collectives: nothing is lost, and h is the mean of the shifts.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <mutex>
+
+#include "collectives/tensor.h"
+#include "tests/collectives/group.h"
+
+namespace slim_test {
+namespace {
+
+constexpr size_t kCount = 7001;
+
+std::vector<double> doubles(const Bytes& x) {
+  std::vector<double> out(x.size() / 8);
+  std::memcpy(out.data(), x.data(), x.size());
+  return out;
+}
+
+// All ranks' state of a two-shot tensor of doubles, put together. Over MPI a rank sees only its own: these tests are local.
+struct Gathered {
+  std::vector<double> s = std::vector<double>(kCount), h = s, e = s, H;  // s: the mean
+  std::mutex lock;
+  void add(const slimTensor* t, int rank, int ranks) {
+    std::lock_guard<std::mutex> guard(lock);
+    for (size_t i = 0; i < kCount && t->s.data; i++) s[i] += static_cast<double*>(t->s.data)[i] / ranks;
+    for (uint64_t k = 0; k < slimSlices(&t->cut); k++) {
+      const slimPiece p = slimChunkPiece(&t->cut, k, rank);
+      for (uint64_t i = 0; i < p.n; i++) {
+        if (t->h.data) h[p.at + i] = static_cast<double*>(t->h.data)[slimOwnedAt(&t->cut, k) + i];
+        if (t->e.data) e[p.at + i] = static_cast<double*>(t->e.data)[slimOwnedAt(&t->cut, k) + i];
+      }
+    }
+    if (t->H.data) H.assign(static_cast<double*>(t->H.data), static_cast<double*>(t->H.data) + kCount);
+  }
+};
+
+// Σ outputs + mean s + e = Σ mean x, for every mixture of error feedbacks.
+TEST(Ledger, NothingIsLost) {
+  for (const char* spec : {"up=ef(topk(ratio=0.02)); down=none(fp32)", "ef(topk(ratio=0.02))", "ef(onebit)", "ef(qsgd(bits=2))",
+                           "ef(rotate(onebit))", "ef(randk(ratio=0.05,seed=shared))", "ef(natural)", "ef(fp8)"})
+    for (int ranks : {1, 3, 4}) {
+      SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
+      constexpr int steps = 12;
+      std::vector<double> in(kCount), out(kCount);
+      for (int k = 0; k < steps; k++)
+        for (int r = 0; r < ranks; r++) {
+          const auto x = doubles(makeInput(slimFloat64, kCount, r, k));
+          for (size_t i = 0; i < kCount; i++) in[i] += x[i] / ranks;
+        }
+      Gathered state;
+      forEachRank(ranks, makeConfig(slimAlgoTwoShot, 16 << 10), [&](int rank, slimComm_t comm) {
+        slimTensor_t tensor;
+        ASSERT_EQ(slimTensorCreate(&tensor, comm, spec, 9), slimSuccess) << slimGetLastError();
+        for (int k = 0; k < steps; k++) {
+          const Bytes x = makeInput(slimFloat64, kCount, rank, k);
+          Bytes y(x.size());
+          ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr), slimSuccess)
+              << slimGetLastError();
+          if (rank) continue;
+          const auto got = doubles(y);
+          for (size_t i = 0; i < kCount; i++) out[i] += got[i];
+        }
+        state.add(tensor, rank, ranks);
+      });
+      double worst = 0, largest = 0;
+      for (size_t i = 0; i < kCount; i++) {
+        worst = std::max(worst, std::fabs(out[i] + state.s[i] + state.e[i] - in[i]));
+        largest = std::max(largest, std::fabs(state.s[i]) + std::fabs(state.e[i]));
+      }
+      /* fp32 as a downlink has no memory: of doubles it loses what binary32 has no room for. */
+      const bool rounds = std::strstr(spec, "none(fp32)") || std::strstr(spec, "seed=shared");
+      EXPECT_LT(worst, (rounds ? 1e-6 : 1e-12) * (1 + largest) * steps);
+      if (ranks > 1) { EXPECT_GT(largest, 1e-3) << "there was nothing to keep"; }
+    }
+}
+
+// h = mean of the senders' shifts, also after units with NaN and Inf.
+TEST(Shifts, HIsTheMeanOfTheSendersShifts) {
+  for (const char* spec : {"diana(qsgd(bits=4))", "ef21(topk(ratio=0.1))", "ef_bv(topk(ratio=0.1))", "rand_diana(qsgd(bits=4),p=0.4)",
+                           "diana(natural,init=first)", "diana(qsgd(bits=4),resync=3)",
+                           "up=diana(ternary); down=diana(qsgd(bits=8))"})
+    for (int ranks : {1, 2, 4})
+      for (Fill fill : {Fill::kNormal, Fill::kNonFinite}) {
+        SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
+        Gathered state;
+        std::vector<Bytes> H(ranks);
+        forEachRank(ranks, makeConfig(slimAlgoTwoShot, 16 << 10), [&](int rank, slimComm_t comm) {
+          slimTensor_t tensor;
+          ASSERT_EQ(slimTensorCreate(&tensor, comm, spec, 9), slimSuccess) << slimGetLastError();
+          for (int k = 0; k < 8; k++) {
+            const Bytes x = makeInput(slimFloat64, kCount, rank, k, fill);
+            Bytes y(x.size());
+            ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr), slimSuccess)
+                << slimGetLastError();
+          }
+          state.add(tensor, rank, ranks);
+          const auto* bytes = static_cast<uint8_t*>(tensor->H.data);
+          if (bytes) H[rank] = Bytes(bytes, bytes + kCount * 8);
+        });
+        double worst = 0, largest = 0;
+        for (size_t i = 0; i < kCount; i++) {
+          worst = std::max(worst, std::fabs(state.h[i] - state.s[i]));
+          largest = std::max(largest, std::fabs(state.s[i]));
+        }
+        EXPECT_LT(worst, 1e-12 * (1 + largest)) << "NaN fails too: " << worst;
+        EXPECT_GT(largest, 0.1);
+        for (int r = 1; r < ranks; r++) EXPECT_EQ(H[r], H[0]) << "every rank has the same downlink shift";
+      }
+}
+
+// DIANA on a constant gradient that differs between workers: the shifts learn it, and the output becomes exact.
+TEST(Shifts, DianaLearnsAConstantGradient) {
+  forEachRank(4, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
+    slimTensor_t tensor;
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "up=diana(qsgd(bits=4)); down=none(fp32)", 1), slimSuccess);
+    const auto x = doubles(makeInput(slimFloat64, kCount, rank, 0));
+    std::vector<double> mean(kCount), y(kCount);
+    for (int r = 0; r < 4; r++) {
+      const auto other = doubles(makeInput(slimFloat64, kCount, r, 0));
+      for (size_t i = 0; i < kCount; i++) mean[i] += other[i] / 4;
+    }
+    double first = 0, last = 0;
+    for (int k = 0; k < 60; k++) {
+      ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr), slimSuccess);
+      double error = 0;
+      for (size_t i = 0; i < kCount; i++) error += (y[i] - mean[i]) * (y[i] - mean[i]);
+      (k ? last : first) = error;
+    }
+    EXPECT_LT(last, 1e-8 * first);
+  });
+}
+
+TEST(Cancel, TakesBackTheLastStep) {
+  for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot})
+    forEachRank(3, makeConfig(algo, 16 << 10), [&](int rank, slimComm_t comm) {
+      slimTensor_t tensor;
+      ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(topk(ratio=0.05))", 1), slimSuccess);
+      EXPECT_EQ(slimTensorCancelStep(tensor, &rank), slimInvalidUsage) << "nothing to take back yet";
+      std::vector<double> y(kCount), before;
+      for (int k = 0; k < 3; k++) {
+        const auto x = doubles(makeInput(slimFloat64, kCount, rank, k));
+        if (k == 2) before.assign(static_cast<double*>(tensor->s.data), static_cast<double*>(tensor->s.data) + kCount);
+        ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimSum, tensor, comm, nullptr), slimSuccess);
+        if (k < 2) continue;
+        ASSERT_EQ(slimTensorCancelStep(tensor, x.data()), slimSuccess) << slimGetLastError();
+        for (size_t i = 0; i < kCount; i++) ASSERT_NEAR(static_cast<double*>(tensor->s.data)[i], before[i], 1e-12);
+        EXPECT_EQ(slimTensorCancelStep(tensor, x.data()), slimInvalidUsage) << "only once";
+      }
+      ASSERT_EQ(slimAllReduce(y.data(), y.data(), kCount, slimFloat64, slimSum, tensor, comm, nullptr), slimSuccess);
+      EXPECT_EQ(slimTensorCancelStep(tensor, y.data()), slimInvalidUsage) << "x was overwritten";
+    });
+}
+
+// State is in units of x: a change of unit with slimTensorRescale gives the same run, scaled.
+TEST(Rescale, AChangeOfUnitIsInvisible) {
+  forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
+    slimTensor_t a, b;
+    ASSERT_EQ(slimTensorCreate(&a, comm, "ef(onebit)", 1), slimSuccess);
+    ASSERT_EQ(slimTensorCreate(&b, comm, "ef(onebit)", 2), slimSuccess);
+    for (int k = 0; k < 6; k++) {
+      auto x = doubles(makeInput(slimFloat64, kCount, rank, k)), z = x;
+      const double unit = k < 3 ? 1 : 0.25;
+      for (auto& v : z) v *= unit;
+      if (k == 3) { ASSERT_EQ(slimTensorRescale(b, 0.25), slimSuccess); }
+      ASSERT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat64, slimSum, a, comm, nullptr), slimSuccess);
+      ASSERT_EQ(slimAllReduce(z.data(), z.data(), kCount, slimFloat64, slimSum, b, comm, nullptr), slimSuccess);
+      for (size_t i = 0; i < kCount; i++) ASSERT_EQ(x[i] * unit, z[i]);
+    }
+    EXPECT_EQ(slimTensorRescale(a, 0), slimInvalidArgument);
+    EXPECT_EQ(slimTensorRescale(a, -1), slimInvalidArgument);
+    EXPECT_EQ(slimTensorRescale(a, INFINITY), slimInvalidArgument);
+  });
+}
+
+TEST(Reset, StartsAgainFromTheBeginning) {
+  forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
+    slimTensor_t tensor;
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4,rounding=stochastic))", 1), slimSuccess) << slimGetLastError();
+    const Bytes x = makeInput(slimFloat32, kCount, rank, 0);
+    Bytes first(x.size()), y(x.size());
+    ASSERT_EQ(slimAllReduce(x.data(), first.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
+    ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
+    EXPECT_NE(y, first);
+    ASSERT_EQ(slimTensorReset(tensor), slimSuccess);
+    ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
+    EXPECT_EQ(y, first);
+    ASSERT_EQ(slimTensorReset(tensor), slimSuccess);
+    ASSERT_EQ(slimAllReduce(x.data(), y.data(), 100, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess) << "another length";
+  });
+}
+
+TEST(Stats, CountWhatWasSent) {
+  forEachRank(4, makeConfig(slimAlgoTwoShot, 1 << 20), [&](int rank, slimComm_t comm) {
+    slimTensor_t tensor;
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4))", 1), slimSuccess);
+    const size_t count = 1 << 20;
+    const Bytes x = makeInput(slimFloat32, count, rank, 0);
+    Bytes y(x.size());
+    for (int k = 0; k < 2; k++)
+      ASSERT_EQ(slimAllReduce(x.data(), y.data(), count, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
+    slimTensorStats_t stats = {};
+      stats.size = sizeof stats;
+    ASSERT_EQ(slimTensorGetStats(tensor, &stats), slimSuccess);
+    EXPECT_EQ(stats.calls, 2u);
+    EXPECT_EQ(stats.elements, 2 * count);
+    EXPECT_EQ(stats.plainBytes, 2 * 3 * count * 4 / 2);
+    EXPECT_GT((double)stats.plainBytes / (double)stats.wireBytes, 7.7);
+    EXPECT_LT((double)stats.plainBytes / (double)stats.wireBytes, 8);
+    EXPECT_EQ(stats.stateBytes, count * 4 + count);
+    EXPECT_GT(stats.relativeError, 0.01);
+    EXPECT_LT(stats.relativeError, 0.5);
+    EXPECT_GT(stats.stateRatio, 0);
+    EXPECT_EQ(stats.flaggedUnits, 0u);
+    stats.size = 3;
+    EXPECT_EQ(slimTensorGetStats(tensor, &stats), slimInvalidArgument);
+  });
+}
+
+}  // namespace
+}  // namespace slim_test
