@@ -222,13 +222,11 @@ slimResult_t slimSpecParse(const char* text, slimSpecNode** up, slimSpecNode** d
   *up = parseNode(&p, 0);
   if (!p.failed && accept(&p, ';')) {
     skip(&p);
-    if (*p.at) {
-      if (strncmp(p.at, "down", 4) == 0 && p.at[4 + strspn(p.at + 4, " \t")] == '=') {
-        p.at = strchr(p.at, '=') + 1;
-        *down = parseNode(&p, 0);
-      } else {
-        fail(&p, p.at, "expected 'down=' after ';'");
-      }
+    if (strncmp(p.at, "down", 4) == 0 && p.at[4 + strspn(p.at + 4, " \t")] == '=') {
+      p.at = strchr(p.at, '=') + 1;
+      *down = parseNode(&p, 0);
+    } else {
+      fail(&p, p.at, "expected 'down=' after ';'");
     }
   }
   skip(&p);
