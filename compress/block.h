@@ -88,7 +88,7 @@ static inline float slimTreeFold(slimVector* a) {
   return x[0];
 }
 
-/* ---- Draws ------------------------------------------------------------------------------------------------------ */
+/* ---- Draws ---------------------------------------------------------------------------------------------------- */
 
 /* Philox4x32-7 at counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. A 64-bit lane holds one counter's
  * word in its low half; what stands above never reaches it. */

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-/* ---- Errors ---------------------------------------------------------------------------------------------------- */
+/* ---- Errors --------------------------------------------------------------------------------------------------- */
 
 /* Remembers a message for slimGetLastError (thread-local) and answers result, so that `return slimFail(…)` reads well.
  */
@@ -24,14 +24,14 @@ const char* slimLastMessage(void);
     if (slimCheck_ != slimSuccess) return slimCheck_; \
   } while (0)
 
-/* ---- Element types --------------------------------------------------------------------------------------------- */
+/* ---- Element types -------------------------------------------------------------------------------------------- */
 
 size_t slimTypeBytes(slimDataType_t type); /* 0 for an unknown type */
 bool slimTypeIsFloat(slimDataType_t type); /* fp16, bf16, fp32, fp64 */
 size_t slimRealBytes(slimDataType_t type); /* of its state: 8 for fp64, else 4 */
 const char* slimTypeName(slimDataType_t type);
 
-/* ---- Compressors ------------------------------------------------------------------------------------------------ */
+/* ---- Compressors ---------------------------------------------------------------------------------------------- */
 
 /* One row of the feedback table (docs/design.md): u = x + sigma·s; s ← a·s + b·x + c·û; out = h + nu·m; h ← h +
  * lambda·m. */
@@ -99,7 +99,7 @@ typedef struct {
 } slimClass;
 slimClass slimTreeClass(const slimTree* tree);
 
-/* ---- Passes ----------------------------------------------------------------------------------------------------- */
+/* ---- Passes --------------------------------------------------------------------------------------------------- */
 
 /* Who sends what: goes into the header, and into every random draw. */
 typedef struct {
@@ -170,7 +170,7 @@ slimResult_t slimPassDecode(const slimDecodePass* pass, slimPool* pool);
 /* slimTensorCancelStep's: s ← s + û − x, û decoded from the payload that was sent. n reals s. */
 slimResult_t slimPassCancel(const slimDecodePass* sent, const void* x, void* s, slimPool* pool);
 
-/* ---- Headers (format.md §4) ------------------------------------------------------------------------------------- */
+/* ---- Headers (format.md §4) ----------------------------------------------------------------------------------- */
 
 typedef struct {
   uint32_t magic;
@@ -187,8 +187,7 @@ void slimHeaderWrite(uint8_t* payload, const slimStamp* stamp, uint64_t n, uint6
 slimResult_t slimHeaderCheck(const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first, uint64_t bytes,
                              int flags);
 
-/* ---- Dense messages: full precision, real = float or double (of type fp64)
- * ------------------------------------------- */
+/* ---- Dense messages: full precision, real = float or double (of type fp64) ------------------------------------ */
 
 /* payload ← header and n values of x (elements of type, or reals if xIsReal). */
 void slimDenseEncode(const slimStamp* stamp, slimDataType_t type, const void* x, bool xIsReal, uint64_t n,
@@ -204,7 +203,7 @@ void slimScaleReal(slimDataType_t type, void* a, uint64_t n, double factor);
 /* rand_diana's coin of (seed, slot, step): true with probability p, the same on all ranks. */
 bool slimCoin(uint64_t seed, uint32_t slot, uint64_t step, double p);
 
-/* ---- CPU -------------------------------------------------------------------------------------------------------- */
+/* ---- CPU ------------------------------------------------------------------------------------------------------ */
 
 /* "baseline", "avx2" or "avx512": the best this machine has, or the one that SLIM_CPU names. */
 const char* slimCpuName(void);

@@ -51,8 +51,7 @@ static slimResult_t complain(const slimSpecNode* at, const char* what) {
   return slimFail(slimInvalidArgument, "spec:1:%d: %s: %s", at->column, at->name->name, what);
 }
 
-/* ---- Classes
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Classes -------------------------------------------------------------------------------------------------- */
 
 static slimClass classOf(const slimNode* node) {
   const double n = node->block;
@@ -79,8 +78,7 @@ slimClass slimTreeClass(const slimTree* tree) {
   return slimClassSelector(tree->selector, n, classOf(tree->root), tree->selector->op == slimOp_topk ? 32 : 0);
 }
 
-/* ---- Trees
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- Trees ---------------------------------------------------------------------------------------------------- */
 
 /* Multiplies a node's sections so that they cover `block` elements. */
 static void addSections(slimNode* node, const slimNode* inner, bool whole) {
@@ -225,8 +223,7 @@ bool slimTreeIsLinear(const slimTree* tree) {
   return root->op == slimOp_fp32 || (root->op == slimOp_randk && root->shared && root->inner[0]->op == slimOp_fp32);
 }
 
-/* ---- Directions
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Directions ----------------------------------------------------------------------------------------------- */
 
 static slimResult_t checkClass(const slimSpecNode* at, const char* feedback, slimNeed need, slimClass c,
                                const slimNode* node) {

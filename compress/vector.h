@@ -42,8 +42,8 @@ typedef uint32_t slimBitsVector __attribute__((vector_size(4 * SLIM_LANES), alig
 typedef int32_t slimSignedVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 typedef uint64_t slimWideVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 
-static inline slimVector slimAt(const float* v, uint32_t i) { return *(const slimVector*)(v + i); }
-static inline void slimPut(float* v, uint32_t i, slimVector x) { *(slimVector*)(v + i) = x; }
+static inline slimVector slimLoad(const float* v, uint32_t i) { return *(const slimVector*)(v + i); }
+static inline void slimStore(float* v, uint32_t i, slimVector x) { *(slimVector*)(v + i) = x; }
 static inline slimVector slimAbs(slimVector x) { return (slimVector)((slimBitsVector)x & 0x7fffffffu); }
 
 /* Bit j: lane j is below zero. */
@@ -59,6 +59,45 @@ static inline uint32_t slimBelowZero(slimVector x) {
   for (uint32_t j = 0; j < SLIM_LANES; j++) mask |= (uint32_t)(x[j] < 0) << j;
   return mask;
 #endif
+}
+
+/* Sign bits of lanes j … of 32, from their bit stream. j is a constant multiple of SLIM_LANES. */
+static inline slimBitsVector slimSignsOf(uint32_t stream, uint32_t j) {
+  const slimBitsVector lane = SLIM_LIST16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
+  return ((slimBitsVector){0} + stream) << (lane - j) & 0x80000000u;
+}
+static inline uint32_t slimStreamAt(const void* stream, uint32_t i) {
+  uint32_t w;
+  memcpy(&w, (const uint8_t*)stream + i / 32 * 4, 4);
+  return w;
+}
+
+/* Bytes or 16-bit words i … as integers. (gcc 12 builds these conversions byte by byte.) */
+static inline slimSignedVector slimBytesAt(const void* codes, uint32_t i) {
+  const uint8_t* c = (const uint8_t*)codes + i;
+#if defined(__AVX512F__)
+  return (slimSignedVector)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(const void*)c));
+#elif defined(__AVX2__)
+  return (slimSignedVector)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(const void*)c));
+#else
+  return (slimSignedVector){c[0], c[1], c[2], c[3]};
+#endif
+}
+static inline slimSignedVector slimHalvesAt(const void* codes, uint32_t i) {
+  const uint16_t* c = (const uint16_t*)codes + i;
+#if defined(__AVX512F__)
+  return (slimSignedVector)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)c));
+#elif defined(__AVX2__)
+  return (slimSignedVector)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)c));
+#else
+  return (slimSignedVector){c[0], c[1], c[2], c[3]};
+#endif
+}
+static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_convertvector(x, slimVector); }
+
+/* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */
+static inline void slimPrefetch(const void* at, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)at + i, 0, 2);
 }
 
 /* The product of the low halves of 64-bit lanes. */

@@ -23,7 +23,7 @@ extern "C" {
 typedef struct slimComm* slimComm_t;     /* one rank's handle on a group of ranks */
 typedef struct slimTensor* slimTensor_t; /* what SlimCCL remembers about one tensor: its spec and its feedback state */
 
-/* ---- Errors and version ------------------------------------------------------------------------------------- */
+/* ---- Errors and version --------------------------------------------------------------------------------------- */
 
 /* SLIM_VERSION of the library that is running. */
 SLIM_API slimResult_t slimGetVersion(int* version);
@@ -32,7 +32,7 @@ SLIM_API const char* slimGetErrorString(slimResult_t result);
 /* What the last failing call of this thread had to say. Never NULL; "" if none failed. */
 SLIM_API const char* slimGetLastError(void);
 
-/* ---- Communicators ------------------------------------------------------------------------------------------- */
+/* ---- Communicators -------------------------------------------------------------------------------------------- */
 
 /* How the pieces travel (docs/design.md). Auto chooses per tensor from its size and the rank count. */
 typedef enum {
@@ -64,7 +64,7 @@ SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);
 SLIM_API slimResult_t slimCommCount(slimComm_t comm, int* count);
 SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
 
-/* ---- Tensors: which compressor, and its memory ------------------------------------------------------------------ */
+/* ---- Tensors: which compressor, and its memory ---------------------------------------------------------------- */
 
 /* A tensor slot of comm. spec: a compressor (docs/specs.md), e.g. "ef(topk(ratio=0.01))" or
  * "up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8))". slot: the tensor's number, the same on all ranks, unused so far.

@@ -46,8 +46,8 @@ static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, 
     float* restrict q = w + size;
     float wq, qq;
     slimNaturalValues(q, exponents, size);
-    SLIM_TREE_SUM(wq, size, i, slimAbs(slimAt(v, i) * normal.p) * slimAt(q, i));
-    SLIM_TREE_SUM(qq, size, i, slimAt(q, i) * slimAt(q, i));
+    SLIM_TREE_SUM(wq, size, i, slimAbs(slimLoad(v, i) * normal.p) * slimLoad(q, i));
+    SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = qq > 0 ? wq / qq : 0;
   }
   return slimStoreScale(sec[0], scale, normal, b, 2);

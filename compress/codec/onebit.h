@@ -56,18 +56,17 @@ static inline void slimPackSigns(uint8_t* restrict out, const float* restrict v,
   SLIM_ASSUME_BLOCK(n);
   for (uint32_t i = 0; i < n; i += 32) {
     uint32_t w = 0;
-    for (uint32_t j = 0; j < 32; j += SLIM_LANES) w |= slimBelowZero(slimAt(v, i + j)) << j;
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) w |= slimBelowZero(slimLoad(v, i + j)) << j;
     memcpy(out + i / 8, &w, 4);
   }
 }
 /* ±scale, minus where the bit is 1. */
 static inline void slimUnpackSigns(float* restrict out, const uint8_t* restrict in, uint32_t n, float scale) {
   SLIM_ASSUME_BLOCK(n);
-  const uint32_t bits = slimBits(scale);
+  const slimBitsVector bits = (slimBitsVector){0} + slimBits(scale);
   for (uint32_t i = 0; i < n; i += 32) {
-    uint32_t w;
-    memcpy(&w, in + i / 8, 4);
-    for (uint32_t j = 0; j < 32; j++) out[i + j] = slimFloat((w << (31 - j) & 0x80000000u) ^ bits);
+    const uint32_t w = slimStreamAt(in, i);
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) slimStore(out, i + j, (slimVector)(slimSignsOf(w, j) ^ bits));
   }
 }
 
@@ -89,12 +88,12 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   float scale = 0, sum;
   switch (node->lambda) {
     case slimLambdaNone:
-      SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimAt(v, i) * p));
+      SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimLoad(v, i) * p));
       scale = b->nv ? sum / (float)b->nv : 0;
       slimPackSigns(sec[1], v, b->size);
       return slimStoreScale(sec[0], scale, normal, b, 1);
     case slimLambdaNorm:
-      SLIM_TREE_SUM(sum, b->size, i, (slimAt(v, i) * p) * (slimAt(v, i) * p));
+      SLIM_TREE_SUM(sum, b->size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));
       scale = b->nv ? node->value * sqrtf(sum / (float)b->nv) : 0;
       break;
     case slimLambdaMax:
@@ -105,16 +104,19 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
       break;
   }
   uint32_t* words = (uint32_t*)(void*)b->scratch;
-  float* restrict t = b->scratch + b->size;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
-  const uint16_t* restrict d = (const uint16_t*)(const void*)words;
   SLIM_ASSUME_BLOCK(b->size);
-  for (uint32_t i = 0; i < b->size; i++) t[i] = v[i] * p + scale * ((float)(2 * (int32_t)d[i] - 65535) * 0x1p-16f);
-  slimPackSigns(sec[1], t, b->size);
+  for (uint32_t i = 0; i < b->size; i += 32) {
+    uint32_t w = 0;
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) {
+      const slimVector t = slimToFloats(2 * slimHalvesAt(words, i + j) - 65535) * 0x1p-16f;
+      w |= slimBelowZero(slimLoad(v, i + j) * p + scale * t) << j;
+    }
+    memcpy(sec[1] + i / 8, &w, 4);
+  }
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
-    float* restrict q = (float*)(void*)words;
-    slimUnpackSigns(q, sec[1], b->size, 1);
-    SLIM_TREE_SUM(sum, b->size, i, (slimAt(v, i) * p) * slimAt(q, i));
+    SLIM_TREE_SUM(sum, b->size, i,
+                  (slimVector)((slimBitsVector)(slimLoad(v, i) * p) ^ slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
     return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, b, 1);
   }
   if (!fixed) return slimStoreScale(sec[0], scale, normal, b, 1);

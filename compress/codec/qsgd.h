@@ -91,6 +91,10 @@ static inline void slimQsgdValues(float* restrict out, const void* codes, uint32
   }
 }
 
+static inline slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t levels) {
+  return slimToFloats((wide ? slimHalvesAt(codes, i) : slimBytesAt(codes, i)) - levels);
+}
+
 static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
                                    uint8_t* const* sec) {
   const uint32_t size = b->size;
@@ -103,7 +107,7 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
   float m = slimFloat(b->maxBits) * p;
   if (node->norm2) {
     float sum;
-    SLIM_TREE_SUM(sum, size, i, (slimAt(v, i) * p) * (slimAt(v, i) * p));
+    SLIM_TREE_SUM(sum, size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));
     m = sqrtf(sum);
   }
   const float r = m > 0 ? (float)levels / m : 0;
@@ -134,11 +138,16 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
 
   float step = m / (float)levels;
   if (node->lsq) {
-    float* restrict q = (float*)(void*)words;
     float wq, qq;
-    slimQsgdValues(q, codes, size, wide, levels, 1);
-    SLIM_TREE_SUM(wq, size, i, (slimAt(v, i) * p) * slimAt(q, i));
-    SLIM_TREE_SUM(qq, size, i, slimAt(q, i) * slimAt(q, i));
+    SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimQsgdAt(codes, i, wide, levels));
+    if (!wide && node->levels * node->levels * size <= 1u << 24) { /* integers that float sums in any order */
+      int32_t sum = 0;
+      const uint8_t* restrict c = codes;
+      for (uint32_t i = 0; i < size; i++) sum += ((int32_t)c[i] - levels) * ((int32_t)c[i] - levels);
+      qq = (float)sum;
+    } else {
+      SLIM_TREE_SUM(qq, size, i, slimQsgdAt(codes, i, wide, levels) * slimQsgdAt(codes, i, wide, levels));
+    }
     step = qq > 0 ? wq / qq : 0;
   }
   if (wide)
@@ -161,7 +170,7 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
     memcpy(&w, in + i / 4, 4);
     for (uint32_t j = 0; j < 16; j += SLIM_LANES) {
       const slimBitsVector code = (((slimBitsVector){0} + w) >> (shift + 2 * j) & 3) - (uint32_t)levels;
-      slimPut(out, i + j, __builtin_convertvector((slimSignedVector)code, slimVector) * step);
+      slimStore(out, i + j, slimToFloats((slimSignedVector)code) * step);
     }
   }
 }

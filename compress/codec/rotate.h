@@ -45,20 +45,20 @@ static inline slimVector slimHadamardLanes(slimVector x) {
 #define SLIM_RADIX 8
 #endif
 /* Strides 1, 2, … , radix/2 between the vectors v[0], v[stride], …; the lanes first if `lanes`. */
-#define SLIM_RADIX_STEP(v, stride, radix, lanes)                                                        \
-  do {                                                                                                  \
-    slimVector x_[radix];                                                                               \
-    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) {                                \
-      x_[j_] = slimAt(v, j_ * (stride));                                                                \
-      if (lanes) x_[j_] = slimHadamardLanes(x_[j_]);                                                    \
-    }                                                                                                   \
-    _Pragma("GCC unroll 4") for (uint32_t h_ = 1; h_ < (radix); h_ *= 2)                                \
-        _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) if (!(j_ & h_)) {            \
-      const slimVector a_ = x_[j_], b_ = x_[j_ + h_];                                                   \
-      x_[j_] = a_ + b_;                                                                                 \
-      x_[j_ + h_] = a_ - b_;                                                                            \
-    }                                                                                                   \
-    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) slimPut(v, j_*(stride), x_[j_]); \
+#define SLIM_RADIX_STEP(v, stride, radix, lanes)                                                          \
+  do {                                                                                                    \
+    slimVector x_[radix];                                                                                 \
+    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) {                                  \
+      x_[j_] = slimLoad(v, j_ * (stride));                                                                \
+      if (lanes) x_[j_] = slimHadamardLanes(x_[j_]);                                                      \
+    }                                                                                                     \
+    _Pragma("GCC unroll 4") for (uint32_t h_ = 1; h_ < (radix); h_ *= 2)                                  \
+        _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) if (!(j_ & h_)) {              \
+      const slimVector a_ = x_[j_], b_ = x_[j_ + h_];                                                     \
+      x_[j_] = a_ + b_;                                                                                   \
+      x_[j_ + h_] = a_ - b_;                                                                              \
+    }                                                                                                     \
+    _Pragma("GCC unroll 16") for (uint32_t j_ = 0; j_ < (radix); j_++) slimStore(v, j_*(stride), x_[j_]); \
   } while (0)
 #define SLIM_RADIX_PASS(v, n, h, radix)                \
   for (uint32_t i_ = 0; i_ < (n); i_ += (radix) * (h)) \
@@ -93,11 +93,10 @@ static inline void slimFlip(const slimNode* node, const slimBlock* b, float* res
   /* A counter covers 128 elements; a block of 64 may start in its middle. */
   slimDrawWords(&draw, slimDrawRotation, node->branch, true, b->first / 128 * 128, b->size + 64, 32, words);
   words += b->first % 128 / 32;
-  const slimBitsVector lane = SLIM_LIST16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
-  for (uint32_t i = 0; i < b->size; i += SLIM_LANES) {
-    const slimBitsVector w = (slimBitsVector){0} + (words[i / 32] >> i % 32);
-    slimPut(out, i, (slimVector)((slimBitsVector)(slimAt(v, i) * factor) ^ (w << lane & 0x80000000u)));
-  }
+  for (uint32_t i = 0; i < b->size; i += 32)
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES)
+      slimStore(out, i + j,
+                (slimVector)((slimBitsVector)(slimLoad(v, i + j) * factor) ^ slimSignsOf(words[i / 32], j)));
 }
 
 static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);

@@ -11,8 +11,7 @@
 #include "compress/codec/select.h"
 #include "compress/kernels.h"
 
-/* ---- Trees: a node over a region of one or more of its blocks
- * ---------------------------------------------------------- */
+/* ---- Trees: a node over a region of one or more of its blocks ------------------------------------------------- */
 
 static inline bool slimEncodeBlock(const slimNode* node, const slimBlock* b, const float* v, uint8_t* const* sec) {
   switch (node->op) {
@@ -67,8 +66,7 @@ static inline void slimDecodeNode(const slimNode* node, const slimBlock* region,
   }
 }
 
-/* ---- Units
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Units ---------------------------------------------------------------------------------------------------- */
 
 static slimDraw slimDrawOf(const slimStamp* stamp) {
   return (slimDraw){{(uint32_t)stamp->seed, (uint32_t)(stamp->seed >> 32)},
@@ -119,6 +117,8 @@ static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const
       memcpy(sec[i], payload + layout->section[i] + unit * tree->section[i].bytes, have);
       memset(sec[i] + have, 0, tree->section[i].bytes - have);
     }
+  else
+    for (uint32_t i = 0; i < tree->sections; i++) slimPrefetch(sec[i] + tree->section[i].bytes, tree->section[i].bytes);
   slimDecodeNode(tree->root, &b, sec, out);
 }
 
@@ -154,8 +154,7 @@ static void slimStoreNan(slimDataType_t type, void* y, uint64_t off, uint32_t n)
     }
 }
 
-/* ---- fp64
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- fp64 ----------------------------------------------------------------------------------------------------- */
 
 static inline uint64_t slimMaxBits64(const double* restrict u, uint32_t n) {
   uint64_t most = 0;
@@ -179,8 +178,7 @@ static inline double slimPower2(int e) {
   return x;
 }
 
-/* ---- Piece-wide selection: the k largest keys, by three rounds of counting
- * ----------------------------------------------- */
+/* ---- Piece-wide selection: the k largest keys, by three rounds of counting ------------------------------------ */
 
 typedef struct {
   uint64_t need; /* keys still to be found inside the range */
@@ -385,8 +383,7 @@ static void slimDecodeValues(const slimTree* tree, const slimLayout* layout, con
   }
 }
 
-/* ---- Decoding a payload unit by unit
- * ----------------------------------------------------------------------------------- */
+/* ---- Decoding a payload unit by unit -------------------------------------------------------------------------- */
 
 typedef struct {
   const slimTree* tree;
@@ -453,8 +450,7 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
   return true;
 }
 
-/* ---- The passes, for float and for double reals
- * ------------------------------------------------------------------------- */
+/* ---- The passes, for float and for double reals --------------------------------------------------------------- */
 
 #define SLIM_PASTE_(a, b) a##b
 #define SLIM_PASTE(a, b) SLIM_PASTE_(a, b)
@@ -563,8 +559,7 @@ static slimResult_t slimKernelCancel(const slimDecodePass* p, const slimLayout* 
   return slimSuccess;
 }
 
-/* ---- Dense arrays of reals
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Dense arrays of reals ------------------------------------------------------------------------------------ */
 
 static void slimKernelToReal(slimDataType_t type, const void* src, uint64_t n, void* dst) {
   if (type == slimFloat64)

@@ -201,6 +201,7 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = false;
     int added = 0;
+    if (off + 2 * n <= p->n && p->e) slimPrefetch((const REAL*)p->e + off + n, n * sizeof(REAL));
     SLIM_ASSUME_BLOCK(n);
     for (int r = 0; r < p->ranks; r++) {
       int exponent;
