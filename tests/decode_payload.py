@@ -25,6 +25,8 @@ class Node:
         return self.options.get(key, default)
 
     def block(self):
+        if self.name == "rotate" and "block" not in self.options:
+            return unit_of(self.children[0])
         return int(self.get("block", 4096 if self.name in ("topk", "randk") else 512))
 
     def wide(self):
@@ -200,8 +202,8 @@ def section_bytes(node, size, nv, whole, block=None):
     if node.name == "induced":
         return [b for child in node.children for b in section_bytes(child, size, nv, whole)]
     if node.name == "rotate":
-        r = node.block()
-        return [size // r * b for b in section_bytes(node.children[0], r, r, True)]
+        stretch = unit_of(node)
+        return [size // stretch * b for b in section_bytes(node.children[0], stretch, stretch, True)]
     if node.wide():
         k, inner = count_of(node, nv), node.children[0]
         index = [4 * k] if node.name == "topk" else []
@@ -232,17 +234,18 @@ def part(sections, sizes, index):
 
 
 def decode_rotate(node, sections, size, e0, place):
-    r, inner, out = node.block(), node.children[0], []
-    sizes = section_bytes(inner, r, r, True)
-    for start in range(0, size, r):
-        w = decode_unit(inner, part(sections, sizes, start // r), r, r, e0 + start, place)
+    r, stretch, inner, out = node.block(), unit_of(node), node.children[0], []
+    sizes = section_bytes(inner, stretch, stretch, True)
+    for start in range(0, size, stretch):
+        w = decode_unit(inner, part(sections, sizes, start // stretch), stretch, stretch, e0 + start, place)
         stride = 1
         while stride < r:
             pairs = w.reshape(-1, 2, stride)
             w = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1).reshape(-1)
             stride *= 2
         w = w * F(2.0 ** (-log2(r) / 2))
-        flips = place.draw1(ROTATION, np.arange(e0 + start, e0 + start + r), 0 if node.get("signs", "") == "fixed" else place.step)
+        step = 0 if node.get("signs", "") == "fixed" else place.step
+        flips = place.draw1(ROTATION, np.arange(e0 + start, e0 + start + stretch), step)
         out.append(np.where(flips == 1, -w, w))
     return np.concatenate(out)
 

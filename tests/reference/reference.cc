@@ -1157,6 +1157,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
   if (ast.name == "rotate") node.kind = Kind::kRotate;
   bool selector = node.kind == Kind::kTopk || node.kind == Kind::kRandk;
   if (selector) node.block = 4096;
+  if (node.kind == Kind::kRotate) node.block = 0;
   if (node.kind == Kind::kRandk) node.unbiased = unbiasedRandk;
   for (const Ast& arg : ast.args) {
     const std::string& value = arg.name;
@@ -1166,7 +1167,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
         node.dither = true;
       } else if (node.kind == Kind::kInduced) {
         bool first = arg.key == "C" || (arg.key.empty() && node.children.empty());
-        child(arg, first, first, !first);
+        child(arg, first || contractive, first || nearestByDefault, !first && !contractive);
       } else {
         child(arg, contractive, nearestByDefault, unbiasedRandk);
       }
@@ -1220,6 +1221,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     node.nearest = nearestByDefault && !node.norm2;
   }
   if (selector && node.children.empty()) node.children.push_back(Node());
+  if (node.kind == Kind::kRotate && node.block == 0) node.block = unitOf(node.children.at(0));
   if (isLeaf(node)) node.fit = contractive && isUnbiased(node);
   return node;
 }

@@ -118,7 +118,7 @@ double fromFp8(uint8_t code, bool e5m2);
 
 // §2 and §3.
 float treeSum(const std::vector<float>& values);
-enum Draw { kDither = 0, kIndex = 1, kRotation = 2, kCoin = 3, kMemory = 4 };
+enum Draw { kDither = 0, kIndex = 1, kRotation = 2, kCoin = 3 };
 uint32_t draw32(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);
 uint32_t draw16(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);
 uint32_t draw1(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);
