@@ -27,7 +27,8 @@ static slimResult_t sendDense(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   const slimPiece p = slimSendPiece(t, k, 0);
   const slimStamp stamp = slimStampOf(t, call->comm->rank, false);
-  slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp, slimBuffer(&call->send, k, 0));
+  slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp,
+                 slimBuffer(&call->send, k, 0));
   return exchange(call, k, slimDenseBytes(call, p.n));
 }
 
@@ -64,7 +65,8 @@ static slimResult_t receiveDense(slimCall* call, uint64_t k) {
     const slimStamp stamp = slimStampOf(t, r, false);
     if (!slimExpect(call, payload, &stamp, p, slimDenseBytes(call, p.n), slimHeaderDense)) continue;
     slimDenseMean(call, p.n, 1, &payload, call->reals);
-    slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at), slimRealAt(&t->h, t->type, p.at), NULL);
+    slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at), slimRealAt(&t->h, t->type, p.at),
+                     NULL);
   }
   return slimSuccess;
 }

@@ -17,8 +17,12 @@ static void layDense(slimCall* call) {
   call->send = slimBuffersOf(1, slimDenseBytes(call, slimSlicePiece(&call->tensor->cut, 0).n), depth);
 }
 
-static size_t upBytes(const slimCall* call, uint64_t k) { return slimUpBytes(call, slimSlicePiece(&call->tensor->cut, k).n); }
-static size_t denseBytes(const slimCall* call, uint64_t k) { return slimDenseBytes(call, slimSlicePiece(&call->tensor->cut, k).n); }
+static size_t upBytes(const slimCall* call, uint64_t k) {
+  return slimUpBytes(call, slimSlicePiece(&call->tensor->cut, k).n);
+}
+static size_t denseBytes(const slimCall* call, uint64_t k) {
+  return slimDenseBytes(call, slimSlicePiece(&call->tensor->cut, k).n);
+}
 
 static slimResult_t first(slimCall* call, uint64_t k, size_t bytes) {
   slimSpreadFirst(call->comm, call->tensor->root, slimBuffer(&call->send, k, 0), bytes);
@@ -66,7 +70,8 @@ static slimResult_t sendDense(slimCall* call, uint64_t k) {
   if (slimIsSender(t)) {
     const slimPiece p = slimSlicePiece(&t->cut, k);
     const slimStamp stamp = slimStampOf(t, t->root, false);
-    slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp, slimBuffer(&call->send, k, 0));
+    slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp,
+                   slimBuffer(&call->send, k, 0));
   }
   return first(call, k, denseBytes(call, k));
 }
@@ -80,7 +85,8 @@ static slimResult_t receiveDense(slimCall* call, uint64_t k) {
   const slimStamp stamp = slimStampOf(t, t->root, false);
   if (!slimExpect(call, payload, &stamp, p, denseBytes(call, k), slimHeaderDense)) return slimSuccess;
   slimDenseMean(call, p.n, 1, &payload, call->reals);
-  slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at), slimRealAt(&t->h, t->type, p.at), NULL);
+  slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at), slimRealAt(&t->h, t->type, p.at),
+                   NULL);
   return slimSuccess;
 }
 

@@ -135,7 +135,8 @@ void slimSpreadSecond(slimComm* comm, int root, uint8_t* data, size_t bytes) {
   const part own = partOf(comm->ranks, bytes, comm->rank);
   for (int p = 0; p < comm->ranks; p++) {
     const part theirs = partOf(comm->ranks, bytes, p);
-    comm->lanes[p] = (slimLane){data + own.at, p == root ? 0 : own.bytes, data + theirs.at, comm->rank == root ? 0 : theirs.bytes};
+    comm->lanes[p] =
+        (slimLane){data + own.at, p == root ? 0 : own.bytes, data + theirs.at, comm->rank == root ? 0 : theirs.bytes};
   }
 }
 
@@ -144,7 +145,8 @@ static const struct {
   const char* name;
   size_t at, bytes;
 } fields[] = {
-#define FIELD(name, member) {name, offsetof(slimCallRecord, member), sizeof((slimCallRecord){0}.member)}
+#define FIELD(name, member) \
+  { name, offsetof(slimCallRecord, member), sizeof((slimCallRecord){0}.member) }
     FIELD("message format", magic),
     FIELD("library version", version),
     FIELD("collective", collective),

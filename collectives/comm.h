@@ -70,14 +70,16 @@ slimResult_t slimCommStage(slimComm* comm, size_t bytes);
 /* transport's begin and wait, with statistics. Lanes are comm->lanes; begin clears them. */
 slimResult_t slimBegin(slimComm* comm, int id);
 slimResult_t slimWait(slimComm* comm, int id);
-/* Broadcast of bytes from root in two exchanges, each rank passing on what it got: the lanes of the first and the second. data: where they lie, or go to. */
+/* Broadcast of bytes from root in two exchanges, each rank passing on what it got: the lanes of the first and the
+ * second. data: where they lie, or go to. */
 void slimSpreadFirst(slimComm* comm, int root, uint8_t* data, size_t bytes);
 void slimSpreadSecond(slimComm* comm, int root, uint8_t* data, size_t bytes);
 /* Something failed on this rank in the middle of a call: the communicator cannot go on. Answers result. */
 slimResult_t slimBreak(slimComm* comm, slimResult_t result);
 
-/* Exchanges records and compares them: where ranks differ, or one cannot make the call, every rank fails with the same words (a rank
- * that cannot, with its own). Nothing else has been sent or changed by then. finite: whether all ranks' is set. */
+/* Exchanges records and compares them: where ranks differ, or one cannot make the call, every rank fails with the same
+ * words (a rank that cannot, with its own). Nothing else has been sent or changed by then. finite: whether all ranks'
+ * is set. */
 slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite);
 
 double slimSeconds(void);

@@ -1,5 +1,5 @@
-/* Full precision for allreduce and reduce: reduce-scatter of dense messages, and an all-gather of the means where someone
- * besides the owner wants them. The same bits under every algorithm. */
+/* Full precision for allreduce and reduce: reduce-scatter of dense messages, and an all-gather of the means where
+ * someone besides the owner wants them. The same bits under every algorithm. */
 #include "collectives/step.h"
 
 /* Whether rank keeps the mean of pieces that it does not own. */
@@ -28,7 +28,8 @@ slimResult_t slimDenseSumSend(slimCall* call, uint64_t k) {
     const slimPiece piece = slimChunkPiece(&t->dense, k, p);
     uint8_t* payload = slimBuffer(&call->send, k, p);
     if (piece.n)
-      slimDenseWrite(call, slimAt(call->x, t->type, piece.at), slimRealAt(&t->s, t->type, piece.at), piece, &stamp, payload);
+      slimDenseWrite(call, slimAt(call->x, t->type, piece.at), slimRealAt(&t->s, t->type, piece.at), piece, &stamp,
+                     payload);
     comm->lanes[p] = (slimLane){payload, piece.n ? slimDenseBytes(call, piece.n) : 0, slimBuffer(&call->recv, k, p),
                                 own ? slimDenseBytes(call, own) : 0};
   }
@@ -54,7 +55,8 @@ slimResult_t slimDenseSumReduce(slimCall* call, uint64_t k) {
       slimDenseMean(call, own.n, comm->ranks, comm->payloads, call->reals);
       if (t->algorithm == slimAlgorithmTwoShot) {
         const uint64_t at = slimOwnedAt(&t->dense, k);
-        slimDenseDeliver(call, call->reals, own.n, NULL, slimRealAt(&t->h, t->type, at), slimRealAt(&t->e, t->type, at));
+        slimDenseDeliver(call, call->reals, own.n, NULL, slimRealAt(&t->h, t->type, at),
+                         slimRealAt(&t->e, t->type, at));
       }
       slimDenseEncode(&stamp, t->type, call->reals, true, own.n, own.first, payload);
     } else {
@@ -63,8 +65,9 @@ slimResult_t slimDenseSumReduce(slimCall* call, uint64_t k) {
   }
   for (int p = 0; p < comm->ranks; p++) {
     const uint64_t n = slimChunkPiece(&t->dense, k, p).n;
-    comm->lanes[p] = (slimLane){payload, own.n && hears(call, p) ? slimDenseBytes(call, own.n) : 0, slimBuffer(&call->down, k, p),
-                                n && hears(call, comm->rank) ? slimDenseBytes(call, n) : 0};
+    comm->lanes[p] =
+        (slimLane){payload, own.n && hears(call, p) ? slimDenseBytes(call, own.n) : 0, slimBuffer(&call->down, k, p),
+                   n && hears(call, comm->rank) ? slimDenseBytes(call, n) : 0};
   }
   return slimBegin(comm, slimSecondExchange(k));
 }
@@ -81,7 +84,8 @@ slimResult_t slimDenseSumReceive(slimCall* call, uint64_t k) {
     if (!slimExpect(call, payload, &stamp, p, slimDenseBytes(call, p.n), slimHeaderDense)) continue;
     slimDenseMean(call, p.n, 1, &payload, call->reals);
     slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at),
-                     t->algorithm == slimAlgorithmTwoShot ? NULL : slimRealAt(&t->h, t->type, p.at), slimRealAt(&t->H, t->type, p.at));
+                     t->algorithm == slimAlgorithmTwoShot ? NULL : slimRealAt(&t->h, t->type, p.at),
+                     slimRealAt(&t->H, t->type, p.at));
   }
   return slimSuccess;
 }

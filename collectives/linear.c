@@ -1,6 +1,6 @@
-/* Allreduce and reduce, linear: payloads whose values are plain floats are added on the way, as reduce-scatter and all-gather of
- * the values, in rank order, so that all ranks have the same bits. Headers and flags cannot be added: every receiver gets
- * them from every rank. No downlink. */
+/* Allreduce and reduce, linear: payloads whose values are plain floats are added on the way, as reduce-scatter and
+ * all-gather of the values, in rank order, so that all ranks have the same bits. Headers and flags cannot be added:
+ * every receiver gets them from every rank. No downlink. */
 #include "collectives/step.h"
 
 #include "collectives/sum.h"
@@ -25,7 +25,8 @@ static share shareOf(const slimCall* call, uint64_t n, int rank) {
   return (share){from + at, bytes - at < each ? bytes - at : each};
 }
 
-/* recv holds each rank's share for this one, and behind it that rank's header and flags. down: the sum, and the flags of all. */
+/* recv holds each rank's share for this one, and behind it that rank's header and flags. down: the sum, and the flags
+ * of all. */
 static void lay(slimCall* call) {
   const slimTensor* t = call->tensor;
   const uint64_t n = slimSlicePiece(&t->cut, 0).n;
@@ -55,7 +56,8 @@ static slimResult_t send(slimCall* call, uint64_t k) {
   SLIM_CHECK(slimBegin(comm, slimFirstExchange(k)));
   const size_t head = valuesAt(call, n);
   for (int p = 0; p < comm->ranks; p++)
-    comm->lanes[p] = (slimLane){payload, hears(t, p) ? head : 0, recvFlags(call, k, p, n), hears(t, comm->rank) ? head : 0};
+    comm->lanes[p] =
+        (slimLane){payload, hears(t, p) ? head : 0, recvFlags(call, k, p, n), hears(t, comm->rank) ? head : 0};
   return slimBegin(comm, slimFlagExchange(k));
 }
 
@@ -93,7 +95,8 @@ static slimResult_t add(slimCall* call, uint64_t k) {
   if (hears(t, comm->rank)) mergeFlags(call, k);
   for (int p = 0; p < comm->ranks; p++) {
     const share theirs = shareOf(call, n, p);
-    comm->lanes[p] = (slimLane){sum + own.at, hears(t, p) ? own.bytes : 0, sum + theirs.at, hears(t, comm->rank) ? theirs.bytes : 0};
+    comm->lanes[p] =
+        (slimLane){sum + own.at, hears(t, p) ? own.bytes : 0, sum + theirs.at, hears(t, comm->rank) ? theirs.bytes : 0};
   }
   return slimBegin(comm, slimSecondExchange(k));
 }
@@ -126,4 +129,5 @@ static slimResult_t receive(slimCall* call, uint64_t k) {
   return slimReducePiece(call, &pass);
 }
 
-const slimMover slimLinear = {lay, {send, add, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};
+const slimMover slimLinear = {
+    lay, {send, add, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

@@ -1,5 +1,5 @@
-/* The local transport: ranks are threads of one process. A sender posts where its bytes lie; the receiver copies them, once,
- * when it waits. Every rank sleeps on its own condition variable, so ranks may outnumber cores. */
+/* The local transport: ranks are threads of one process. A sender posts where its bytes lie; the receiver copies them,
+ * once, when it waits. Every rank sleeps on its own condition variable, so ranks may outnumber cores. */
 #include "collectives/transport.h"
 
 #include <pthread.h>
@@ -121,7 +121,8 @@ static slimResult_t breakWith(endpoint* me, const char* why) {
 static void fail(slimTransport* transport, const char* why) { (void)breakWith((endpoint*)transport, why); }
 
 /* Names the ranks that lanes still wait for. */
-static void sayMissing(const endpoint* me, const slimLane* lanes, const int* waiting, double timeout, char* text, size_t bytes) {
+static void sayMissing(const endpoint* me, const slimLane* lanes, const int* waiting, double timeout, char* text,
+                       size_t bytes) {
   size_t at = (size_t)snprintf(text, bytes, "not heard from in %g s: rank", timeout);
   bool named = false;
   for (int p = 0; p < me->base.ranks && at < bytes; p++)
@@ -169,8 +170,8 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
       pthread_mutex_unlock(&peer->lock);
       if (got != wanted) {
         char why[160];
-        snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p, got,
-                 me->base.rank, wanted);
+        snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p,
+                 got, me->base.rank, wanted);
         return breakWith(me, why);
       }
       pthread_mutex_lock(&me->lock);

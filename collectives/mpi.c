@@ -1,4 +1,5 @@
-/* The MPI transport: an exchange is one non-blocking receive and one send for each peer; a long message goes in several. */
+/* The MPI transport: an exchange is one non-blocking receive and one send for each peer; a long message goes in
+ * several. */
 #include "collectives/mpi.h"
 
 #include <sched.h>
@@ -106,7 +107,8 @@ static void sayMissing(const endpoint* me, const exchange* e, double timeout, ch
   for (int sends = 0, named = 0; sends < 2 && !named; sends++)
     for (int p = 0; p < me->base.ranks; p++) {
       bool open = false;
-      for (int i = 0; i < e->n; i++) open = open || (e->requests[i] != MPI_REQUEST_NULL && e->peers[i] == (sends ? -1 - p : p));
+      for (int i = 0; i < e->n; i++)
+        open = open || (e->requests[i] != MPI_REQUEST_NULL && e->peers[i] == (sends ? -1 - p : p));
       if (open && at < bytes) at += (size_t)snprintf(text + at, bytes - at, named++ ? ", %d" : " %d", p);
     }
 }
@@ -171,7 +173,8 @@ slimResult_t slimMpiTransport(slimTransport** transport, MPI_Comm comm) {
   int initialized = 0, finalized = 0;
   MPI_Initialized(&initialized);
   MPI_Finalized(&finalized);
-  if (!initialized || finalized) return slimFail(slimInvalidUsage, "MPI_Init comes before slimCommInitMPI, MPI_Finalize after slimCommDestroy");
+  if (!initialized || finalized)
+    return slimFail(slimInvalidUsage, "MPI_Init comes before slimCommInitMPI, MPI_Finalize after slimCommDestroy");
   if (comm == MPI_COMM_NULL) return slimFail(slimInvalidArgument, "the communicator is MPI_COMM_NULL");
   endpoint* me = calloc(1, sizeof *me);
   if (!me) return slimFail(slimSystemError, "out of memory for a communicator");

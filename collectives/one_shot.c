@@ -16,7 +16,8 @@ static slimResult_t send(slimCall* call, uint64_t k) {
   const size_t bytes = slimUpBytes(call, slimSlicePiece(&t->cut, k).n);
   const bool all = t->collective == slimCollectiveAllReduce, here = slimIsReceiver(t);
   for (int p = 0; p < comm->ranks; p++)
-    comm->lanes[p] = (slimLane){payload, all || p == t->root ? bytes : 0, here ? slimBuffer(&call->recv, k, p) : NULL, here ? bytes : 0};
+    comm->lanes[p] = (slimLane){payload, all || p == t->root ? bytes : 0, here ? slimBuffer(&call->recv, k, p) : NULL,
+                                here ? bytes : 0};
   return slimBegin(comm, slimFirstExchange(k));
 }
 
@@ -47,4 +48,5 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
   return slimReducePiece(call, &pass);
 }
 
-const slimMover slimOneShot = {lay, {send, reduce}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};
+const slimMover slimOneShot = {
+    lay, {send, reduce}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

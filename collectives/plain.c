@@ -32,7 +32,8 @@ static range chunkOf(const plainCall* c, uint64_t k, int rank) {
   const range s = sliceOf(c, k);
   const uint64_t r = (uint64_t)rank, ranks = (uint64_t)c->comm->ranks;
   if (c->collective == slimCollectiveReduceScatter) return (range){r * c->count + s.at, s.n};
-  const uint64_t each = (s.n / ranks + 15) / 16 * 16 + 16, from = each * r < s.n ? each * r : s.n; /* whole cache lines */
+  const uint64_t each = (s.n / ranks + 15) / 16 * 16 + 16,
+                 from = each * r < s.n ? each * r : s.n; /* whole cache lines */
   return (range){s.at + from, s.n - from < each ? s.n - from : each};
 }
 
@@ -108,11 +109,12 @@ static slimResult_t broadcast(const plainCall* c) {
   return slimWait(comm, 1);
 }
 
-slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x, void* y, uint64_t count, slimDataType_t type,
-                       slimRedOp_t op, int root) {
+slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x, void* y, uint64_t count,
+                       slimDataType_t type, slimRedOp_t op, int root) {
   plainCall c = {comm, collective, x, y, count, type, op, root, slimTypeBytes(type), 0, 0};
   const uint64_t ranks = (uint64_t)comm->ranks;
-  slimCallRecord record = {.collective = collective, .type = type, .op = op, .slot = UINT32_MAX, .root = root, .count = count};
+  slimCallRecord record = {
+      .collective = collective, .type = type, .op = op, .slot = UINT32_MAX, .root = root, .count = count};
   slimResult_t result = slimSuccess;
   const bool reduces = collective != slimCollectiveAllGather && collective != slimCollectiveBroadcast;
   if (reduces && count) {

@@ -6,7 +6,9 @@ static void layFor(slimCall* call, size_t bytes, bool dense) {
   call->recv = slimBuffersOf(call->comm->ranks, bytes, 2);
 }
 static void lay(slimCall* call) { layFor(call, slimUpBytes(call, slimSlicePiece(&call->tensor->cut, 0).n), false); }
-static void layDense(slimCall* call) { layFor(call, slimDenseBytes(call, slimSlicePiece(&call->tensor->cut, 0).n), true); }
+static void layDense(slimCall* call) {
+  layFor(call, slimDenseBytes(call, slimSlicePiece(&call->tensor->cut, 0).n), true);
+}
 
 static slimResult_t exchange(slimCall* call, uint64_t k, size_t bytes) {
   for (int p = 0; p < call->comm->ranks; p++)
@@ -24,7 +26,8 @@ static slimResult_t sendDense(slimCall* call, uint64_t k) {
   const slimStamp stamp = slimStampOf(t, call->comm->rank, false);
   for (int r = 0; r < call->comm->ranks; r++) {
     const slimPiece p = slimPartPiece(&t->cut, k, r);
-    slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp, slimBuffer(&call->send, k, r));
+    slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp,
+                   slimBuffer(&call->send, k, r));
   }
   return exchange(call, k, slimDenseBytes(call, slimSlicePiece(&t->cut, k).n));
 }

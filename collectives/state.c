@@ -31,7 +31,7 @@ typedef struct {
 
 static const char magic[8] = {'S', 'L', 'I', 'M', 'S', 'T', 'A', 'T'};
 
-/* ---- Bytes in and out, hashed on the way ------------------------------------------------------------------------- */
+/* ---- Bytes in and out, hashed on the way ------------------------------------------------------------------------ */
 
 typedef struct {
   FILE* file;
@@ -71,7 +71,7 @@ static void get(stream* s, void* data, size_t bytes) {
   XXH3_64bits_update(s->hash, zeros, pad);
 }
 
-/* ---- Writing ----------------------------------------------------------------------------------------------------- */
+/* ---- Writing ---------------------------------------------------------------------------------------------------- */
 
 static void putTensor(stream* s, const slimTensor* t) {
   const char* spec = t->compressor->text;
@@ -100,11 +100,15 @@ static void putTensor(stream* s, const slimTensor* t) {
 }
 
 slimResult_t slimStateWrite(slimComm* comm, const char* path) {
-  fileHead head = {.version = SLIM_STATE_VERSION, .ranks = (uint32_t)comm->ranks, .rank = (uint32_t)comm->rank, .seed = comm->settings.seed};
+  fileHead head = {.version = SLIM_STATE_VERSION,
+                   .ranks = (uint32_t)comm->ranks,
+                   .rank = (uint32_t)comm->rank,
+                   .seed = comm->settings.seed};
   memcpy(head.magic, magic, sizeof magic);
   for (const slimTensor* t = comm->tensors; t; t = t->next) {
     if (t->spoiled)
-      return slimFail(slimInvalidUsage, "slot %u has no defined state: a call failed half-way; slimTensorReset comes first", t->slot);
+      return slimFail(slimInvalidUsage,
+                      "slot %u has no defined state: a call failed half-way; slimTensorReset comes first", t->slot);
     head.tensors++;
   }
   const size_t length = strlen(path) + 32;
@@ -122,7 +126,8 @@ slimResult_t slimStateWrite(slimComm* comm, const char* path) {
   put(&s, &head, sizeof head);
   for (const slimTensor* t = comm->tensors; t; t = t->next) putTensor(&s, t);
   const uint64_t checksum = XXH3_64bits_digest(s.hash);
-  s.failed = s.failed || fwrite(&checksum, 1, checksumBytes, s.file) != checksumBytes || fflush(s.file) != 0 || fsync(fileno(s.file)) != 0;
+  s.failed = s.failed || fwrite(&checksum, 1, checksumBytes, s.file) != checksumBytes || fflush(s.file) != 0 ||
+             fsync(fileno(s.file)) != 0;
   const int why = errno;
   closeStream(&s);
   if (s.failed)
@@ -134,7 +139,8 @@ slimResult_t slimStateWrite(slimComm* comm, const char* path) {
   return result;
 }
 
-/* ---- Reading: everything is checked and built beside the living state before any of it is replaced ------------------ */
+/* ---- Reading: everything is checked and built beside the living state before any of it is replaced ------------------
+ */
 
 static slimResult_t checkFile(const char* path) {
   stream s;
@@ -148,19 +154,22 @@ static slimResult_t checkFile(const char* path) {
   if (fread(first, 1, sizeof first, s.file) != sizeof first || memcmp(first, magic, sizeof magic) != 0)
     result = slimFail(slimInvalidArgument, "%s is not a SlimCCL state file", path);
   off_t size = -1;
-  if (result == slimSuccess && (fseeko(s.file, 0, SEEK_END) != 0 || (size = ftello(s.file)) < 0 || fseeko(s.file, 0, SEEK_SET) != 0))
+  if (result == slimSuccess &&
+      (fseeko(s.file, 0, SEEK_END) != 0 || (size = ftello(s.file)) < 0 || fseeko(s.file, 0, SEEK_SET) != 0))
     result = slimFail(slimSystemError, "cannot read %s: %s", path, strerror(errno));
   if (result == slimSuccess && (size < (off_t)(sizeof(fileHead) + checksumBytes) || size % 8))
     result = slimFail(slimInvalidArgument, "%s is truncated: %lld bytes", path, (long long)size);
   char buffer[1 << 16];
   for (off_t left = size - checksumBytes; result == slimSuccess && left > 0;) {
     const size_t want = left < (off_t)sizeof buffer ? (size_t)left : sizeof buffer;
-    if (fread(buffer, 1, want, s.file) != want) result = slimFail(slimSystemError, "cannot read %s: %s", path, strerror(errno));
+    if (fread(buffer, 1, want, s.file) != want)
+      result = slimFail(slimSystemError, "cannot read %s: %s", path, strerror(errno));
     XXH3_64bits_update(s.hash, buffer, want);
     left -= (off_t)want;
   }
   uint64_t checksum = 0;
-  if (result == slimSuccess && (fread(&checksum, 1, checksumBytes, s.file) != checksumBytes || checksum != XXH3_64bits_digest(s.hash)))
+  if (result == slimSuccess &&
+      (fread(&checksum, 1, checksumBytes, s.file) != checksumBytes || checksum != XXH3_64bits_digest(s.hash)))
     result = slimFail(slimInvalidArgument, "%s is truncated or was altered: its checksum does not match", path);
   closeStream(&s);
   return result;
@@ -172,15 +181,17 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
   get(s, &head, sizeof head);
   if (s->failed || head.specBytes > specLimit) return slimFail(slimInvalidArgument, "%s is truncated", path);
   if (head.slot != t->slot)
-    return slimFail(slimInvalidUsage, "%s holds slot %u where this communicator has slot %u: create the same tensors before loading", path,
-                    head.slot, t->slot);
+    return slimFail(slimInvalidUsage,
+                    "%s holds slot %u where this communicator has slot %u: create the same tensors before loading",
+                    path, head.slot, t->slot);
   char* spec = calloc(1, (size_t)head.specBytes + 1);
   if (!spec) return slimFail(slimSystemError, "out of memory");
   get(s, spec, head.specBytes);
   const bool same = !s->failed && !strcmp(spec, t->compressor->text);
   slimResult_t result = slimSuccess;
   if (!same)
-    result = slimFail(slimInvalidUsage, "%s holds slot %u with spec %s; this communicator's has %s", path, t->slot, spec, t->compressor->text);
+    result = slimFail(slimInvalidUsage, "%s holds slot %u with spec %s; this communicator's has %s", path, t->slot,
+                      spec, t->compressor->text);
   free(spec);
   SLIM_CHECK(result);
 
@@ -207,12 +218,14 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
     fresh->hash = slimCompressorHash(t->compressor, fresh->type);
     SLIM_CHECK(slimTensorAllocate(fresh));
     fresh->started = true;
-    for (int i = 0; i < slimStateArrays; i++) get(s, fresh->arrays[i].data, fresh->arrays[i].n * slimRealBytes(fresh->type));
+    for (int i = 0; i < slimStateArrays; i++)
+      get(s, fresh->arrays[i].data, fresh->arrays[i].n * slimRealBytes(fresh->type));
   }
   if (head.pending) {
     fresh->shiftCount = head.pending;
     fresh->shiftType = (slimDataType_t)head.pendingType;
-    fresh->shift = head.pending <= SIZE_MAX / 16 ? slimAlignedAlloc(head.pending * slimRealBytes(fresh->shiftType)) : NULL;
+    fresh->shift =
+        head.pending <= SIZE_MAX / 16 ? slimAlignedAlloc(head.pending * slimRealBytes(fresh->shiftType)) : NULL;
     if (!fresh->shift) return slimFail(slimSystemError, "out of memory for a shift");
     get(s, fresh->shift, head.pending * slimRealBytes(fresh->shiftType));
   }
@@ -224,19 +237,22 @@ static slimResult_t getHead(stream* s, const char* path, const slimComm* comm) {
   get(s, &head, sizeof head);
   if (s->failed) return slimFail(slimInvalidArgument, "%s is truncated", path);
   if (head.version != SLIM_STATE_VERSION)
-    return slimFail(slimInvalidUsage, "%s has version %" PRIu32 " of the state file; this SlimCCL reads version %d", path, head.version,
-                    SLIM_STATE_VERSION);
+    return slimFail(slimInvalidUsage, "%s has version %" PRIu32 " of the state file; this SlimCCL reads version %d",
+                    path, head.version, SLIM_STATE_VERSION);
   if (head.ranks != (uint32_t)comm->ranks)
-    return slimFail(slimInvalidUsage, "%s was saved by one of %" PRIu32 " ranks; this communicator has %d", path, head.ranks, comm->ranks);
+    return slimFail(slimInvalidUsage, "%s was saved by one of %" PRIu32 " ranks; this communicator has %d", path,
+                    head.ranks, comm->ranks);
   if (head.rank != (uint32_t)comm->rank)
     return slimFail(slimInvalidUsage, "%s was saved by rank %" PRIu32 "; this is rank %d", path, head.rank, comm->rank);
   if (head.seed != comm->settings.seed)
-    return slimFail(slimInvalidUsage, "%s was saved under seed %" PRIu64 "; this communicator has %" PRIu64, path, head.seed,
-                    comm->settings.seed);
+    return slimFail(slimInvalidUsage, "%s was saved under seed %" PRIu64 "; this communicator has %" PRIu64, path,
+                    head.seed, comm->settings.seed);
   uint32_t tensors = 0;
   for (const slimTensor* t = comm->tensors; t; t = t->next) tensors++;
   if (head.tensors != tensors)
-    return slimFail(slimInvalidUsage, "%s holds %" PRIu32 " tensors; this communicator has %" PRIu32 ": create the same tensors before loading",
+    return slimFail(slimInvalidUsage,
+                    "%s holds %" PRIu32 " tensors; this communicator has %" PRIu32
+                    ": create the same tensors before loading",
                     path, head.tensors, tensors);
   return slimSuccess;
 }
@@ -282,7 +298,8 @@ slimResult_t slimStateRead(slimComm* comm, const char* path) {
     result = getTensor(&s, path, t, &fresh[i]);
   }
   uint64_t checksum = 0;
-  if (result == slimSuccess && (fread(&checksum, 1, checksumBytes, s.file) != checksumBytes || checksum != XXH3_64bits_digest(s.hash)))
+  if (result == slimSuccess &&
+      (fread(&checksum, 1, checksumBytes, s.file) != checksumBytes || checksum != XXH3_64bits_digest(s.hash)))
     result = slimFail(slimInvalidArgument, "%s was altered while it was read", path);
   closeStream(&s);
   i = 0;

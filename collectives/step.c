@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Buffers ----------------------------------------------------------------------------------------------------- */
+/* ---- Buffers ---------------------------------------------------------------------------------------------------- */
 
-slimBuffers slimBuffersOf(int pieces, size_t bytes, int depth) { return (slimBuffers){NULL, slimAlign64(bytes), pieces, depth, false}; }
+slimBuffers slimBuffersOf(int pieces, size_t bytes, int depth) {
+  return (slimBuffers){NULL, slimAlign64(bytes), pieces, depth, false};
+}
 
 slimBuffers slimSendBuffers(slimCall* call, size_t bytes, int depth) {
   const slimTensor* t = call->tensor;
@@ -42,7 +44,7 @@ static size_t layout(slimCall* call, const slimMover* mover, bool dense, uint8_t
   return place(call, base);
 }
 
-/* ---- Pieces ------------------------------------------------------------------------------------------------------ */
+/* ---- Pieces ----------------------------------------------------------------------------------------------------- */
 
 enum { group = 64 }; /* elements that take a new shift together */
 
@@ -106,16 +108,18 @@ slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass) {
   return result;
 }
 
-bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes, int flags) {
+bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes,
+                int flags) {
   if (slimHeaderCheck(payload, stamp, piece.n, piece.first, bytes, flags) == slimSuccess) return true;
   if (!call->wrong) snprintf(call->message, sizeof call->message, "%s", slimLastMessage());
   call->wrong = true;
   return false;
 }
 
-/* ---- Dense ------------------------------------------------------------------------------------------------------- */
+/* ---- Dense ------------------------------------------------------------------------------------------------------ */
 
-void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp, uint8_t* payload) {
+void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
+                    uint8_t* payload) {
   const double start = slimSeconds();
   const bool state = call->dense & slimDenseFromState;
   slimDenseEncode(stamp, call->tensor->type, state ? s : x, state, piece.n, piece.first, payload);
@@ -147,7 +151,7 @@ void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, vo
   call->tensor->decodeSeconds += slimSeconds() - start;
 }
 
-/* ---- The step ---------------------------------------------------------------------------------------------------- */
+/* ---- The step --------------------------------------------------------------------------------------------------- */
 
 /* Stage i of slice k follows stage i − 1 of slice k + 1: while one slice is on the wire, the next is encoded. */
 static slimResult_t pipeline(slimCall* call, uint64_t slices, const slimStage stages[3]) {
@@ -185,8 +189,8 @@ static plan planOf(const slimTensor* t, slimCall* call) {
   const bool coin = up->kind == slimFeedbackRandDiana && slimCoin(set->seed, t->slot, t->step, up->refresh);
   p.replace = coin && up->replace;
   call->refresh = coin && !up->replace;
-  call->refreshDown =
-      !p.replace && downlink && down->kind == slimFeedbackRandDiana && slimCoin(set->seed, t->slot, t->step, down->refresh);
+  call->refreshDown = !p.replace && downlink && down->kind == slimFeedbackRandDiana &&
+                      slimCoin(set->seed, t->slot, t->step, down->refresh);
   return p;
 }
 
@@ -196,7 +200,8 @@ static uint64_t sentElements(const slimTensor* t) {
   return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
 }
 
-/* dst ← x over all that this rank sends, in the groups of slimEncodePiece: counted from the start of the tensor, or of each part. */
+/* dst ← x over all that this rank sends, in the groups of slimEncodePiece: counted from the start of the tensor, or of
+ * each part. */
 static bool takeAll(const slimCall* call, const slimArray* dst) {
   const slimTensor* t = call->tensor;
   const uint64_t sent = sentElements(t), part = t->cut.count;
@@ -209,10 +214,13 @@ static bool takeAll(const slimCall* call, const slimArray* dst) {
 static double plainRingBytes(const slimTensor* t) {
   const double n = t->comm->ranks, bytes = (double)t->cut.count * (double)slimTypeBytes(t->type);
   switch (t->collective) {
-    case slimCollectiveAllReduce: return 2 * (n - 1) / n * bytes;
+    case slimCollectiveAllReduce:
+      return 2 * (n - 1) / n * bytes;
     case slimCollectiveReduceScatter:
-    case slimCollectiveAllGather: return (n - 1) * bytes;
-    default: return (n - 1) / n * bytes;
+    case slimCollectiveAllGather:
+      return (n - 1) * bytes;
+    default:
+      return (n - 1) / n * bytes;
   }
 }
 
@@ -250,7 +258,7 @@ static slimResult_t move(slimCall* call, const plan* p, bool finite) {
     to |= slimDenseToShift;
     takeAll(call, &t->s);
     if (finite) return moveDense(call, mover, slimDenseFromState | slimDenseToOutput | to);
-    SLIM_CHECK(moveDense(call, mover, slimDenseToOutput)); /* NaN and Inf go to y, */
+    SLIM_CHECK(moveDense(call, mover, slimDenseToOutput));  /* NaN and Inf go to y, */
     return moveDense(call, mover, slimDenseFromState | to); /* and not into the state */
   }
   SLIM_CHECK(moveCompressed(call, mover));
@@ -279,25 +287,30 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
   if (!(delta > 0) || t->stateRatio <= 4 / delta) return;
   t->warned = true;
   fprintf(stderr,
-          "slimccl: warning: slot %u, step %llu, %s: the memory is %.3g times the tensor, more than 4/delta = %.3g: the compression "
+          "slimccl: warning: slot %u, step %llu, %s: the memory is %.3g times the tensor, more than 4/delta = %.3g: "
+          "the compression "
           "may be too strong, or x changed its unit (slimTensorRescale)\n",
           t->slot, (unsigned long long)t->step, t->compressor->text, t->stateRatio, 4 / delta);
 }
 
-slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, void* y, uint64_t count, slimDataType_t type,
-                      slimRedOp_t op, int root) {
+slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, void* y, uint64_t count,
+                      slimDataType_t type, slimRedOp_t op, int root) {
   slimComm* comm = t->comm;
   slimCall call = {.comm = comm, .tensor = t, .x = x, .y = y, .factor = op == slimSum ? comm->ranks : 1};
   const uint64_t sentBefore = comm->sentBytes;
   const double waitedBefore = comm->waitSeconds;
   const bool fresh = !t->started;
 
-  slimCallRecord record = {.collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count};
+  slimCallRecord record = {
+      .collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count};
   plan p = {0};
   slimResult_t result = count ? slimTensorStart(t, collective, type, count, root) : slimSuccess;
-  if (result == slimSuccess && count && t->shift && (t->shiftCount != count * (collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) || t->shiftType != type))
+  if (result == slimSuccess && count && t->shift &&
+      (t->shiftCount != count * (collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) ||
+       t->shiftType != type))
     result = slimFail(slimInvalidUsage, "slot %u: the shift has %llu elements of %s, this call %llu of %s", t->slot,
-                      (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)count, slimTypeName(type));
+                      (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)count,
+                      slimTypeName(type));
   if (result == slimSuccess && count) {
     const slimMover* mover = slimMoverOf(t);
     p = planOf(t, &call);
@@ -338,11 +351,14 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
 
 const slimMover* slimMoverOf(const slimTensor* t) {
   switch (t->collective) {
-    case slimCollectiveBroadcast: return &slimBroadcastMover;
-    case slimCollectiveReduceScatter: return &slimReduceScatterMover;
-    case slimCollectiveAllGather: return &slimAllGatherMover;
+    case slimCollectiveBroadcast:
+      return &slimBroadcastMover;
+    case slimCollectiveReduceScatter:
+      return &slimReduceScatterMover;
+    case slimCollectiveAllGather:
+      return &slimAllGatherMover;
     default:
-      return t->algorithm == slimAlgorithmOneShot ? &slimOneShot
+      return t->algorithm == slimAlgorithmOneShot  ? &slimOneShot
              : t->algorithm == slimAlgorithmLinear ? &slimLinear
                                                    : &slimTwoShot;
   }

@@ -35,7 +35,8 @@ struct slimCall {
   double factor; /* of the mean, in y: the ranks for sum */
   bool refresh;  /* rand_diana's coin fell: after this step s = x, h = mean x */
   bool refreshDown;
-  bool wrong; /* a payload's header is not what it must be: message says which; the call goes on, so that no rank hangs */
+  bool wrong; /* a payload's header is not what it must be: message says which; the call goes on, so that no rank hangs
+               */
   char message[384];
   slimPassStats stats;
   slimBuffers send, recv, down;
@@ -55,19 +56,20 @@ typedef struct {
 } slimMover;
 
 /* Runs the whole call: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
-slimResult_t slimStep(slimTensor* tensor, slimCollective collective, const void* x, void* y, uint64_t count, slimDataType_t type,
-                      slimRedOp_t op, int root);
+slimResult_t slimStep(slimTensor* tensor, slimCollective collective, const void* x, void* y, uint64_t count,
+                      slimDataType_t type, slimRedOp_t op, int root);
 
 const slimMover* slimMoverOf(const slimTensor* tensor);
 extern const slimMover slimTwoShot, slimOneShot, slimLinear; /* allreduce, reduce */
 extern const slimMover slimReduceScatterMover, slimAllGatherMover, slimBroadcastMover;
-/* Dense exchange of allreduce and reduce, whatever their algorithm: reduce-scatter and, where the mean is wanted outside of its owner, all-gather. */
+/* Dense exchange of allreduce and reduce, whatever their algorithm: reduce-scatter and, where the mean is wanted
+ * outside of its owner, all-gather. */
 void slimLayDenseSum(slimCall* call);
 slimResult_t slimDenseSumSend(slimCall* call, uint64_t slice);
 slimResult_t slimDenseSumReduce(slimCall* call, uint64_t slice);
 slimResult_t slimDenseSumReceive(slimCall* call, uint64_t slice);
 
-/* ---- For stages -------------------------------------------------------------------------------------------------- */
+/* ---- For stages ------------------------------------------------------------------------------------------------- */
 
 static inline uint8_t* slimBuffer(const slimBuffers* b, uint64_t slice, int piece) {
   return b->base + ((slice % (uint64_t)b->depth) * (uint64_t)b->pieces + (uint64_t)piece) * b->stride;
@@ -88,10 +90,12 @@ slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* pay
 slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass);
 slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass);
 /* Checks a received header; a wrong one is remembered in call->wrong, and false is the answer. */
-bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes, int flags);
+bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes,
+                int flags);
 
 /* Dense: payload ← piece of s or x. reals ← mean of payloads. reals → y, h, H as call->dense says. */
-void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp, uint8_t* payload);
+void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
+                    uint8_t* payload);
 void slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals);
 void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H);
 
@@ -101,7 +105,9 @@ static inline size_t slimUpBytes(const slimCall* call, uint64_t n) {
 static inline size_t slimDownBytes(const slimCall* call, uint64_t n) {
   return slimPayloadBytes(call->tensor->compressor->down.tree, call->tensor->type, n);
 }
-static inline size_t slimDenseBytes(const slimCall* call, uint64_t n) { return slimDensePayloadBytes(call->tensor->type, n); }
+static inline size_t slimDenseBytes(const slimCall* call, uint64_t n) {
+  return slimDensePayloadBytes(call->tensor->type, n);
+}
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,8 @@ extern "C" {
 void slimSumFloats(const float* const* src, int ranks, uint64_t n, float* dst);
 
 /* dst[i] ← src[0][i] op src[1][i] op …, in rank order; dst may be one of them. Integers wrap around. avg: the sum times
- * fl(1/ranks); integers: divided, rounding towards zero. fp16 and bf16 are rounded once, at the end. max and min of NaN and anything: NaN. */
+ * fl(1/ranks); integers: divided, rounding towards zero. fp16 and bf16 are rounded once, at the end. max and min of NaN
+ * and anything: NaN. */
 void slimCombine(slimDataType_t type, slimRedOp_t op, const void* const* src, int ranks, uint64_t n, void* dst);
 
 #ifdef __cplusplus

@@ -6,13 +6,14 @@
 
 enum { smallMessage = 16 * 1024 }; /* bytes that one message's latency is worth */
 
-/* ---- Life -------------------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------------------------- */
 
 slimResult_t slimTensorOpen(slimTensor** tensor, slimComm* comm, const char* spec, uint32_t slot) {
   slimTensor** link = &comm->tensors;
   while (*link && (*link)->slot < slot) link = &(*link)->next;
   if (*link && (*link)->slot == slot)
-    return slimFail(slimInvalidUsage, "slot %u of this communicator already holds a tensor (%s); slots are numbered once", slot,
+    return slimFail(slimInvalidUsage,
+                    "slot %u of this communicator already holds a tensor (%s); slots are numbered once", slot,
                     (*link)->compressor->text);
   slimTensor* t = calloc(1, sizeof *t);
   if (!t) return slimFail(slimSystemError, "out of memory for a tensor");
@@ -53,7 +54,7 @@ void slimTensorClose(slimTensor* t) {
   free(t);
 }
 
-/* ---- Pieces ------------------------------------------------------------------------------------------------------ */
+/* ---- Pieces ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t divideUp(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
@@ -111,7 +112,7 @@ slimStamp slimStampOf(const slimTensor* t, int rank, bool down) {
   return (slimStamp){t->hash, t->comm->settings.seed, t->step, t->slot, (uint32_t)rank, down};
 }
 
-/* ---- First use --------------------------------------------------------------------------------------------------- */
+/* ---- First use -------------------------------------------------------------------------------------------------- */
 
 /* The one place where the algorithm is chosen. Only allreduce and reduce have a choice; the others are an uplink. */
 static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* chosen) {
@@ -125,33 +126,39 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
     if (c->downGiven)
       return slimFail(slimInvalidUsage, "%s has no downlink: leave `down=` out of the spec %s", name, c->text);
     if (slimTreeIsGlobal(up) && t->collective == slimCollectiveReduceScatter)
-      return slimFail(slimInvalidUsage, "reduce-scatter cuts the tensor: use scope=chunk instead of scope=global in %s", c->text);
+      return slimFail(slimInvalidUsage, "reduce-scatter cuts the tensor: use scope=chunk instead of scope=global in %s",
+                      c->text);
     *chosen = slimAlgorithmTwoShot;
     return slimSuccess;
   }
   switch (asked) {
     case slimAlgorithmTwoShot:
       if (global)
-        return slimFail(slimInvalidUsage, "two-shot cuts the tensor: use scope=chunk, or slimAlgoOneShot, for %s", c->text);
+        return slimFail(slimInvalidUsage, "two-shot cuts the tensor: use scope=chunk, or slimAlgoOneShot, for %s",
+                        c->text);
       break;
     case slimAlgorithmLinear:
       if (!linear)
         return slimFail(slimInvalidUsage,
-                        "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32, of a tensor other than "
+                        "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32, of a "
+                        "tensor other than "
                         "float64; not %s of %s",
                         c->text, slimTypeName(t->type));
       /* fall through */
     case slimAlgorithmOneShot:
       if (c->downGiven)
-        return slimFail(slimInvalidUsage, "%s has no downlink: leave `down=` out of the spec, or use slimAlgoTwoShot, for %s",
+        return slimFail(slimInvalidUsage,
+                        "%s has no downlink: leave `down=` out of the spec, or use slimAlgoTwoShot, for %s",
                         asked == slimAlgorithmLinear ? "slimAlgoLinear" : "slimAlgoOneShot", c->text);
       break;
     case slimAlgorithmAuto: {
       const uint64_t payload = slimPayloadBytes(up, t->type, count), ranks = (uint64_t)t->comm->ranks;
       if (slimTreeIsGlobal(up) && c->downGiven)
-        return slimFail(slimInvalidUsage, "scope=global has no downlink: leave `down=` out, or use scope=chunk, for %s", c->text);
+        return slimFail(slimInvalidUsage, "scope=global has no downlink: leave `down=` out, or use scope=chunk, for %s",
+                        c->text);
       if (c->downGiven && global)
-        return slimFail(slimInvalidUsage, "a downlink cuts the tensor: use scope=chunk instead of scope=global in %s", c->text);
+        return slimFail(slimInvalidUsage, "a downlink cuts the tensor: use scope=chunk instead of scope=global in %s",
+                        c->text);
       if (c->downGiven)
         *chosen = slimAlgorithmTwoShot;
       else if (slimTreeIsGlobal(up) || (double)(ranks - 1) * (double)payload <=
@@ -213,13 +220,14 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
     t->arrays[i] = (slimArray){NULL, lengths[i]};
     if (!lengths[i]) continue;
     if (lengths[i] > SIZE_MAX / 16 || !(t->arrays[i].data = slimAlignedAlloc(lengths[i] * slimRealBytes(t->type))))
-      result = slimFail(slimSystemError, "out of memory: state of %llu reals for slot %u (%s)", (unsigned long long)lengths[i],
-                        t->slot, t->compressor->text);
+      result = slimFail(slimSystemError, "out of memory: state of %llu reals for slot %u (%s)",
+                        (unsigned long long)lengths[i], t->slot, t->compressor->text);
   }
   if (result == slimSuccess && isEf(&t->compressor->up.feedback) && slimIsSender(t) && t->cut.count) {
     const int pieces = slimSendPieces(t);
-    const uint64_t largest = pieces > 1 && t->collective != slimCollectiveReduceScatter ? slimLargestChunk(&t->cut)
-                                                                                        : min64(t->cut.slice, t->cut.count);
+    const uint64_t largest = pieces > 1 && t->collective != slimCollectiveReduceScatter
+                                 ? slimLargestChunk(&t->cut)
+                                 : min64(t->cut.slice, t->cut.count);
     t->sentStride = slimAlign64(slimPayloadBytes(t->compressor->up.tree, t->type, largest));
     t->sent = slimAlignedAlloc(slimSlices(&t->cut) * (uint64_t)pieces * t->sentStride);
     if (!t->sent) result = slimFail(slimSystemError, "out of memory: payloads of slot %u", t->slot);
@@ -241,15 +249,18 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
   const slimCompressor* c = t->compressor;
   if (t->spoiled)
     return slimFail(slimInvalidUsage,
-                    "slot %u: an earlier call failed half-way and left its state undefined; slimTensorReset or slimStateLoad makes it usable again",
+                    "slot %u: an earlier call failed half-way and left its state undefined; slimTensorReset or "
+                    "slimStateLoad makes it usable again",
                     t->slot);
   if (t->started) {
     if (collective == t->collective && type == t->type && count == t->cut.count && root == t->root) return slimSuccess;
     return slimFail(slimInvalidUsage,
-                    "slot %u holds %llu elements of %s for %s (root %d); this call has %llu of %s for %s (root %d): use another slot, "
+                    "slot %u holds %llu elements of %s for %s (root %d); this call has %llu of %s for %s (root %d): "
+                    "use another slot, "
                     "or slimTensorReset",
-                    t->slot, (unsigned long long)t->cut.count, slimTypeName(t->type), slimCollectiveName((int)t->collective), t->root,
-                    (unsigned long long)count, slimTypeName(type), slimCollectiveName((int)collective), root);
+                    t->slot, (unsigned long long)t->cut.count, slimTypeName(t->type),
+                    slimCollectiveName((int)t->collective), t->root, (unsigned long long)count, slimTypeName(type),
+                    slimCollectiveName((int)collective), root);
   }
   if (c->down.feedback.momentum > 0)
     return slimFail(slimInvalidUsage, "momentum belongs to the uplink: leave it out of the downlink of %s", c->text);
@@ -261,7 +272,8 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
 
   const bool both = collective == slimCollectiveAllReduce || collective == slimCollectiveReduce;
   uint32_t unit = slimTreeUnit(c->up.tree);
-  if (both && t->algorithm == slimAlgorithmTwoShot && slimTreeUnit(c->down.tree) > unit) unit = slimTreeUnit(c->down.tree);
+  if (both && t->algorithm == slimAlgorithmTwoShot && slimTreeUnit(c->down.tree) > unit)
+    unit = slimTreeUnit(c->down.tree);
   uint64_t slice = sliceOf(t, unit);
   t->dense = (slimCut){count, slice, unit, t->comm->ranks};
   if (!both && collective != slimCollectiveBroadcast) slice /= (uint64_t)t->comm->ranks;
@@ -274,7 +286,7 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
   return slimSuccess;
 }
 
-/* ---- Between steps ----------------------------------------------------------------------------------------------- */
+/* ---- Between steps ---------------------------------------------------------------------------------------------- */
 
 uint64_t slimTensorStateBytes(const slimTensor* t) {
   uint64_t n = 0;
@@ -303,7 +315,8 @@ slimResult_t slimTensorShift(slimTensor* t, const void* shift, uint64_t count, s
 }
 
 slimResult_t slimTensorScale(slimTensor* t, double factor) {
-  if (t->spoiled) return slimFail(slimInvalidUsage, "slot %u has no defined state to rescale: slimTensorReset comes first", t->slot);
+  if (t->spoiled)
+    return slimFail(slimInvalidUsage, "slot %u has no defined state to rescale: slimTensorReset comes first", t->slot);
   for (int i = 0; i < slimStateArrays; i++)
     if (t->arrays[i].data) slimScaleReal(t->type, t->arrays[i].data, t->arrays[i].n, factor);
   if (t->shift) slimScaleReal(t->shiftType, t->shift, t->shiftCount, factor);
@@ -314,10 +327,13 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
 slimResult_t slimTensorCancel(slimTensor* t, const void* x) {
   const slimCompressor* c = t->compressor;
   if (!isEf(&c->up.feedback))
-    return slimFail(slimInvalidUsage, "slimTensorCancelStep takes back what ef's memory has sent; %s has an uplink of another kind", c->text);
+    return slimFail(slimInvalidUsage,
+                    "slimTensorCancelStep takes back what ef's memory has sent; %s has an uplink of another kind",
+                    c->text);
   if (t->spoiled || t->last == slimLastNone)
     return slimFail(slimInvalidUsage,
-                    "slot %u has no step to take back: slimTensorCancelStep is for the last call, once, before any rescale, reset or load",
+                    "slot %u has no step to take back: slimTensorCancelStep is for the last call, once, before any "
+                    "rescale, reset or load",
                     t->slot);
   if (t->last == slimLastInPlace)
     return slimFail(slimInvalidUsage, "slot %u: the last call was in place, so its x is gone", t->slot);
@@ -336,7 +352,8 @@ slimResult_t slimTensorCancel(slimTensor* t, const void* x) {
                                    .n = p.n,
                                    .first = p.first,
                                    .payload = t->sent + (k * (uint64_t)pieces + (uint64_t)i) * t->sentStride};
-      slimResult_t result = slimPassCancel(&sent, slimAt(x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), t->comm->pool);
+      slimResult_t result =
+          slimPassCancel(&sent, slimAt(x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), t->comm->pool);
       if (result != slimSuccess) {
         t->spoiled = true;
         return result;

@@ -44,8 +44,8 @@ typedef struct slimTensor {
   slimCut cut;   /* count: of reduce-scatter and all-gather one rank's part */
   slimCut dense; /* of allreduce's and reduce's dense messages */
 
-  /* State, in the order of the state file. h follows the receiver's elements; e and (two-shot) h the pieces that this rank owns,
-   * slice after slice. */
+  /* State, in the order of the state file. h follows the receiver's elements; e and (two-shot) h the pieces that this
+   * rank owns, slice after slice. */
   uint64_t step;
   union {
     struct {
@@ -81,7 +81,8 @@ slimResult_t slimTensorOpen(slimTensor** tensor, slimComm* comm, const char* spe
 void slimTensorClose(slimTensor* tensor);
 
 /* First use: fixes what the call fixes, allocates state. Later uses: checks that it is the same. */
-slimResult_t slimTensorStart(slimTensor* tensor, slimCollective collective, slimDataType_t type, uint64_t count, int root);
+slimResult_t slimTensorStart(slimTensor* tensor, slimCollective collective, slimDataType_t type, uint64_t count,
+                             int root);
 /* Allocates what tensor's fixed members ask for; all other members stay. */
 slimResult_t slimTensorAllocate(slimTensor* tensor);
 /* Lengths of the state arrays under the fixed members. */
@@ -97,7 +98,7 @@ uint64_t slimTensorStateBytes(const slimTensor* tensor);
 slimResult_t slimStateWrite(slimComm* comm, const char* path);
 slimResult_t slimStateRead(slimComm* comm, const char* path);
 
-/* ---- Pieces ------------------------------------------------------------------------------------------------------ */
+/* ---- Pieces ----------------------------------------------------------------------------------------------------- */
 
 uint64_t slimSlices(const slimCut* cut);
 slimPiece slimSlicePiece(const slimCut* cut, uint64_t slice);           /* the whole slice */
@@ -116,7 +117,9 @@ bool slimIsReceiver(const slimTensor* tensor);
 static inline const void* slimAt(const void* x, slimDataType_t type, uint64_t at) {
   return (const char*)x + at * slimTypeBytes(type);
 }
-static inline void* slimAtMutable(void* y, slimDataType_t type, uint64_t at) { return (char*)y + at * slimTypeBytes(type); }
+static inline void* slimAtMutable(void* y, slimDataType_t type, uint64_t at) {
+  return (char*)y + at * slimTypeBytes(type);
+}
 static inline void* slimRealAt(const slimArray* a, slimDataType_t type, uint64_t at) {
   return a->data ? (char*)a->data + at * slimRealBytes(type) : NULL;
 }

@@ -1,6 +1,7 @@
-/* How bytes move between ranks. One operation carries every collective: an exchange, in which each rank sends one stretch
- * of bytes to each other rank and receives one from each; all-to-all, all-gather, gather and broadcast are exchanges with
- * some of the stretches equal or empty. Sizes are known on both sides beforehand (slimAgree sees to it). */
+/* How bytes move between ranks. One operation carries every collective: an exchange, in which each rank sends one
+ * stretch of bytes to each other rank and receives one from each; all-to-all, all-gather, gather and broadcast are
+ * exchanges with some of the stretches equal or empty. Sizes are known on both sides beforehand (slimAgree sees to it).
+ */
 #ifndef SLIM_TRANSPORT_H_
 #define SLIM_TRANSPORT_H_
 
@@ -30,8 +31,8 @@ struct slimTransport {
    * buffers must stay until wait. All ranks begin the same exchanges in the same order. */
   slimResult_t (*begin)(slimTransport* transport, int id, const slimLane* lanes);
 
-  /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the ranks
-   * not heard from. An error is for good: the transport is broken from then on. */
+  /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the
+   * ranks not heard from. An error is for good: the transport is broken from then on. */
   slimResult_t (*wait)(slimTransport* transport, int id, double timeout);
 
   /* Lets exchanges under way advance; called between passes. May be NULL. */

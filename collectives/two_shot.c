@@ -1,10 +1,11 @@
-/* Allreduce and reduce, two-shot: every slice is cut into one chunk a rank. All-to-all of the encoded chunks, reduce at the
- * chunk's owner, all-gather of the owners' payloads (to the root, for a reduce), decode. */
+/* Allreduce and reduce, two-shot: every slice is cut into one chunk a rank. All-to-all of the encoded chunks, reduce at
+ * the chunk's owner, all-gather of the owners' payloads (to the root, for a reduce), decode. */
 #include "collectives/step.h"
 
 #include <string.h>
 
-/* A downlink with shifts of which this step is a refresh sends the mean in full precision, besides or instead of its payload. */
+/* A downlink with shifts of which this step is a refresh sends the mean in full precision, besides or instead of its
+ * payload. */
 static size_t compressedBytes(const slimCall* call, uint64_t n) {
   return call->refreshDown && call->tensor->compressor->down.feedback.replace ? 0 : slimDownBytes(call, n);
 }
@@ -32,7 +33,8 @@ static slimResult_t send(slimCall* call, uint64_t k) {
     uint8_t* payload = slimBuffer(&call->send, k, p);
     SLIM_CHECK(slimEncodePiece(call, k, p, payload));
     const uint64_t n = slimChunkPiece(&t->cut, k, p).n;
-    comm->lanes[p] = (slimLane){payload, n ? slimUpBytes(call, n) : 0, slimBuffer(&call->recv, k, p), own ? slimUpBytes(call, own) : 0};
+    comm->lanes[p] = (slimLane){payload, n ? slimUpBytes(call, n) : 0, slimBuffer(&call->recv, k, p),
+                                own ? slimUpBytes(call, own) : 0};
   }
   return slimBegin(comm, slimFirstExchange(k));
 }
@@ -91,7 +93,8 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
     for (int p = comm->ranks - 1; p >= 0; p--) {
       comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, p) : slimBuffer(&call->recv, k, p);
       const slimStamp stamp = slimStampOf(t, p, false);
-      if (slimHeaderCheck(comm->payloads[p], &stamp, own.n, own.first, slimUpBytes(call, own.n), 0) != slimSuccess) stranger = p;
+      if (slimHeaderCheck(comm->payloads[p], &stamp, own.n, own.first, slimUpBytes(call, own.n), 0) != slimSuccess)
+        stranger = p;
     }
     if (stranger < 0) {
       SLIM_CHECK(reducePiece(call, k, own, payload));
@@ -145,4 +148,5 @@ static slimResult_t receive(slimCall* call, uint64_t k) {
   return slimSuccess;
 }
 
-const slimMover slimTwoShot = {lay, {send, reduce, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};
+const slimMover slimTwoShot = {
+    lay, {send, reduce, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

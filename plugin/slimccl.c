@@ -15,7 +15,7 @@ _Static_assert((int)slimAlgoTwoShot == (int)slimAlgorithmTwoShot && (int)slimAlg
                    (int)slimAlgoLinear == (int)slimAlgorithmLinear && (int)slimAlgoAuto == (int)slimAlgorithmAuto,
                "the API's algorithms are those of collectives/");
 
-/* ---- Errors and version ------------------------------------------------------------------------------------------ */
+/* ---- Errors and version ----------------------------------------------------------------------------------------- */
 
 slimResult_t slimGetVersion(int* version) {
   if (!version) return slimFail(slimInvalidArgument, "version is NULL");
@@ -25,34 +25,44 @@ slimResult_t slimGetVersion(int* version) {
 
 const char* slimGetErrorString(slimResult_t result) {
   switch (result) {
-    case slimSuccess: return "no error";
-    case slimUnhandledCudaError: return "unhandled CUDA error";
-    case slimSystemError: return "unhandled system error";
-    case slimInternalError: return "internal error";
-    case slimInvalidArgument: return "invalid argument";
-    case slimInvalidUsage: return "invalid usage";
-    case slimRemoteError: return "remote rank failed or did not answer";
-    case slimNumResults: break;
+    case slimSuccess:
+      return "no error";
+    case slimUnhandledCudaError:
+      return "unhandled CUDA error";
+    case slimSystemError:
+      return "unhandled system error";
+    case slimInternalError:
+      return "internal error";
+    case slimInvalidArgument:
+      return "invalid argument";
+    case slimInvalidUsage:
+      return "invalid usage";
+    case slimRemoteError:
+      return "remote rank failed or did not answer";
+    case slimNumResults:
+      break;
   }
   return "unknown result code";
 }
 
 const char* slimGetLastError(void) { return slimLastMessage(); }
 
-/* ---- Communicators ----------------------------------------------------------------------------------------------- */
+/* ---- Communicators ---------------------------------------------------------------------------------------------- */
 
 static slimResult_t settingsOf(const slimConfig_t* config, slimSettings* settings) {
   slimConfig_t c = SLIM_CONFIG_INITIALIZER;
   if (config) {
     if (config->size != sizeof c)
-      return slimFail(slimInvalidArgument, "config.size is %zu, not %zu: start from SLIM_CONFIG_INITIALIZER", config->size, sizeof c);
+      return slimFail(slimInvalidArgument, "config.size is %zu, not %zu: start from SLIM_CONFIG_INITIALIZER",
+                      config->size, sizeof c);
     c = *config;
   }
   if ((int)c.algo < slimAlgoAuto || c.algo > slimAlgoLinear)
     return slimFail(slimInvalidArgument, "config.algo is %d: give a slimAlgo_t, 0 to 3", (int)c.algo);
   if (c.threads < 0 || c.threads > 4096)
     return slimFail(slimInvalidArgument, "config.threads is %d: give 0 (automatic) to 4096", c.threads);
-  if (!(c.timeout >= 0)) return slimFail(slimInvalidArgument, "config.timeout is %g: give seconds, or 0 for %d", c.timeout, defaultTimeout);
+  if (!(c.timeout >= 0))
+    return slimFail(slimInvalidArgument, "config.timeout is %g: give seconds, or 0 for %d", c.timeout, defaultTimeout);
   *settings = (slimSettings){.seed = c.seed,
                              .algorithm = (slimAlgorithm)c.algo,
                              .sliceBytes = c.sliceBytes ? c.sliceBytes : defaultSliceBytes,
@@ -79,7 +89,8 @@ slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t
   slimResult_t result = slimLocalTransports(transports, nranks);
   int made = 0;
   if (result == slimSuccess) {
-    for (; made < nranks && result == slimSuccess; made++) result = slimCommCreate(&comms[made], transports[made], &settings);
+    for (; made < nranks && result == slimSuccess; made++)
+      result = slimCommCreate(&comms[made], transports[made], &settings);
     if (result != slimSuccess) {
       for (int r = made; r < nranks; r++) transports[r]->destroy(transports[r]);
       for (int r = 0; r < made - 1; r++) slimCommFree(comms[r]);
@@ -108,7 +119,7 @@ slimResult_t slimCommUserRank(slimComm_t comm, int* rank) {
   return slimSuccess;
 }
 
-/* ---- Tensors ----------------------------------------------------------------------------------------------------- */
+/* ---- Tensors ---------------------------------------------------------------------------------------------------- */
 
 slimResult_t slimTensorCreate(slimTensor_t* tensor, slimComm_t comm, const char* spec, uint32_t slot) {
   if (!tensor || !comm || !spec)
@@ -128,29 +139,34 @@ static slimResult_t checkTensor(slimTensor_t tensor) {
 }
 
 static slimResult_t checkType(slimDataType_t type) {
-  return slimTypeBytes(type) ? slimSuccess : slimFail(slimInvalidArgument, "data type %d: give a slimDataType_t, 0 to 9", (int)type);
+  return slimTypeBytes(type) ? slimSuccess
+                             : slimFail(slimInvalidArgument, "data type %d: give a slimDataType_t, 0 to 9", (int)type);
 }
 
 static slimResult_t checkBuffer(const char* name, const void* buffer, uint64_t elements, slimDataType_t type) {
   const size_t size = slimTypeBytes(type);
   if (!buffer) return slimFail(slimInvalidArgument, "%s is NULL", name);
   if ((uintptr_t)buffer % size)
-    return slimFail(slimInvalidArgument, "%s is not aligned to its elements of %zu bytes (%s)", name, size, slimTypeName(type));
-  if (elements > (UINT64_C(1) << 56)) return slimFail(slimInvalidArgument, "%llu elements are too many", (unsigned long long)elements);
+    return slimFail(slimInvalidArgument, "%s is not aligned to its elements of %zu bytes (%s)", name, size,
+                    slimTypeName(type));
+  if (elements > (UINT64_C(1) << 56))
+    return slimFail(slimInvalidArgument, "%llu elements are too many", (unsigned long long)elements);
   return slimSuccess;
 }
 
 slimResult_t slimTensorSetShift(slimTensor_t tensor, const void* shift, size_t count, slimDataType_t datatype) {
   SLIM_CHECK(checkTensor(tensor));
   SLIM_CHECK(checkType(datatype));
-  if (!slimTypeIsFloat(datatype)) return slimFail(slimInvalidArgument, "a shift is made of floats, not %s", slimTypeName(datatype));
+  if (!slimTypeIsFloat(datatype))
+    return slimFail(slimInvalidArgument, "a shift is made of floats, not %s", slimTypeName(datatype));
   SLIM_CHECK(checkBuffer("shift", shift, count, datatype));
   return slimTensorShift(tensor, shift, count, datatype);
 }
 
 slimResult_t slimTensorRescale(slimTensor_t tensor, double factor) {
   SLIM_CHECK(checkTensor(tensor));
-  if (!isfinite(factor) || factor <= 0) return slimFail(slimInvalidArgument, "factor is %g: give a finite number above 0", factor);
+  if (!isfinite(factor) || factor <= 0)
+    return slimFail(slimInvalidArgument, "factor is %g: give a finite number above 0", factor);
   return slimTensorScale(tensor, factor);
 }
 
@@ -170,7 +186,8 @@ slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats) {
   SLIM_CHECK(checkTensor(tensor));
   if (!stats) return slimFail(slimInvalidArgument, "stats is NULL");
   if (stats->size != sizeof *stats)
-    return slimFail(slimInvalidArgument, "stats->size is %zu: set it to sizeof(slimTensorStats_t), %zu", stats->size, sizeof *stats);
+    return slimFail(slimInvalidArgument, "stats->size is %zu: set it to sizeof(slimTensorStats_t), %zu", stats->size,
+                    sizeof *stats);
   *stats = (slimTensorStats_t){.size = sizeof *stats,
                                .calls = tensor->calls,
                                .elements = tensor->elements,
@@ -197,7 +214,7 @@ slimResult_t slimStateLoad(slimComm_t comm, const char* path) {
   return slimStateRead(comm, path);
 }
 
-/* ---- Collectives ------------------------------------------------------------------------------------------------- */
+/* ---- Collectives ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
   slimCollective collective;
@@ -220,7 +237,8 @@ static slimResult_t checkOverlap(const request* r, uint64_t sent, uint64_t recei
   const uintptr_t sendPlace = r->collective == slimCollectiveAllGather ? y + own : y;
   const uintptr_t recvPlace = r->collective == slimCollectiveReduceScatter ? x + own : x;
   if (r->collective == slimCollectiveAllGather ? x == sendPlace : y == recvPlace) return slimSuccess;
-  return slimFail(slimInvalidArgument, "sendbuff and recvbuff overlap: give buffers apart, or in place as NCCL has it for %s",
+  return slimFail(slimInvalidArgument,
+                  "sendbuff and recvbuff overlap: give buffers apart, or in place as NCCL has it for %s",
                   slimCollectiveName((int)r->collective));
 }
 
@@ -228,7 +246,8 @@ static slimResult_t check(const request* r) {
   if (!r->comm) return slimFail(slimInvalidArgument, "comm is NULL");
   if (r->stream) return slimFail(slimInvalidArgument, "stream is not NULL: buffers in host memory take no stream");
   SLIM_CHECK(checkType(r->type));
-  if ((int)r->op < slimSum || r->op > slimAvg) return slimFail(slimInvalidArgument, "op %d: give a slimRedOp_t, 0 to 4", (int)r->op);
+  if ((int)r->op < slimSum || r->op > slimAvg)
+    return slimFail(slimInvalidArgument, "op %d: give a slimRedOp_t, 0 to 4", (int)r->op);
   const bool rooted = r->collective == slimCollectiveBroadcast || r->collective == slimCollectiveReduce;
   if (rooted && (r->root < 0 || r->root >= r->comm->ranks))
     return slimFail(slimInvalidArgument, "root is %d: give 0 to %d", r->root, r->comm->ranks - 1);
@@ -238,7 +257,8 @@ static slimResult_t check(const request* r) {
   const uint64_t wide = (uint64_t)r->comm->ranks;
   const bool sends = r->collective != slimCollectiveBroadcast || r->comm->rank == r->root;
   const bool receives = r->collective != slimCollectiveReduce || r->comm->rank == r->root;
-  if (r->count > (UINT64_C(1) << 56) / wide) return slimFail(slimInvalidArgument, "%zu elements are too many", r->count);
+  if (r->count > (UINT64_C(1) << 56) / wide)
+    return slimFail(slimInvalidArgument, "%zu elements are too many", r->count);
   const uint64_t sent = r->collective == slimCollectiveReduceScatter ? r->count * wide : r->count;
   const uint64_t received = r->collective == slimCollectiveAllGather ? r->count * wide : r->count;
   if (sends) SLIM_CHECK(checkBuffer("sendbuff", r->x, sent, r->type));
@@ -260,7 +280,8 @@ slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, s
 
 slimResult_t slimBroadcast(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, int root,
                            slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(&(request){slimCollectiveBroadcast, sendbuff, recvbuff, count, datatype, slimAvg, root, tensor, comm, stream});
+  return run(
+      &(request){slimCollectiveBroadcast, sendbuff, recvbuff, count, datatype, slimAvg, root, tensor, comm, stream});
 }
 
 slimResult_t slimReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,
@@ -270,10 +291,12 @@ slimResult_t slimReduce(const void* sendbuff, void* recvbuff, size_t count, slim
 
 slimResult_t slimReduceScatter(const void* sendbuff, void* recvbuff, size_t recvcount, slimDataType_t datatype,
                                slimRedOp_t op, slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(&(request){slimCollectiveReduceScatter, sendbuff, recvbuff, recvcount, datatype, op, -1, tensor, comm, stream});
+  return run(
+      &(request){slimCollectiveReduceScatter, sendbuff, recvbuff, recvcount, datatype, op, -1, tensor, comm, stream});
 }
 
 slimResult_t slimAllGather(const void* sendbuff, void* recvbuff, size_t sendcount, slimDataType_t datatype,
                            slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(&(request){slimCollectiveAllGather, sendbuff, recvbuff, sendcount, datatype, slimAvg, -1, tensor, comm, stream});
+  return run(
+      &(request){slimCollectiveAllGather, sendbuff, recvbuff, sendcount, datatype, slimAvg, -1, tensor, comm, stream});
 }

@@ -10,15 +10,21 @@
 namespace slim_test {
 namespace {
 
-slimResult_t call(const Case& setup, slimRedOp_t op, int rank, slimTensor_t tensor, slimComm_t comm, const void* x, void* y) {
+slimResult_t call(const Case& setup, slimRedOp_t op, int rank, slimTensor_t tensor, slimComm_t comm, const void* x,
+                  void* y) {
   switch (setup.kind) {
-    case Kind::kAllReduce: return slimAllReduce(x, y, setup.count, setup.type, op, tensor, comm, nullptr);
+    case Kind::kAllReduce:
+      return slimAllReduce(x, y, setup.count, setup.type, op, tensor, comm, nullptr);
     case Kind::kReduce:
-      return slimReduce(x, rank == setup.root ? y : nullptr, setup.count, setup.type, op, setup.root, tensor, comm, nullptr);
+      return slimReduce(x, rank == setup.root ? y : nullptr, setup.count, setup.type, op, setup.root, tensor, comm,
+                        nullptr);
     case Kind::kBroadcast:
-      return slimBroadcast(rank == setup.root ? x : nullptr, y, setup.count, setup.type, setup.root, tensor, comm, nullptr);
-    case Kind::kReduceScatter: return slimReduceScatter(x, y, setup.count, setup.type, op, tensor, comm, nullptr);
-    case Kind::kAllGather: return slimAllGather(x, y, setup.count, setup.type, tensor, comm, nullptr);
+      return slimBroadcast(rank == setup.root ? x : nullptr, y, setup.count, setup.type, setup.root, tensor, comm,
+                           nullptr);
+    case Kind::kReduceScatter:
+      return slimReduceScatter(x, y, setup.count, setup.type, op, tensor, comm, nullptr);
+    case Kind::kAllGather:
+      return slimAllGather(x, y, setup.count, setup.type, tensor, comm, nullptr);
   }
   return slimInternalError;
 }
@@ -28,7 +34,9 @@ Bytes stateOf(const slimArray& a, slimDataType_t type) {
   return a.data ? Bytes(bytes, bytes + a.n * slimRealBytes(type)) : Bytes();
 }
 
-Bytes slice(const Bytes& all, size_t from, size_t n) { return Bytes(all.begin() + (long)from, all.begin() + (long)(from + n)); }
+Bytes slice(const Bytes& all, size_t from, size_t n) {
+  return Bytes(all.begin() + (long)from, all.begin() + (long)(from + n));
+}
 
 // The receiver's h and the owner's e, found in the model's whole arrays.
 Bytes expectedOwned(const Case& setup, const slimTensor* t, const Bytes& whole, int rank) {
@@ -51,16 +59,24 @@ void checkState(const Case& setup, const slimTensor* t, const Model& model, int 
   const bool sums = setup.kind == Kind::kAllReduce || setup.kind == Kind::kReduce;
   if (sums && twoShot) h = expectedOwned(setup, t, model.h, rank);
   if (sums && !twoShot && setup.kind == Kind::kReduce && rank != setup.root) h.clear();
-  if (setup.kind == Kind::kReduceScatter && !h.empty()) h = slice(h, (size_t)rank * setup.count * real, setup.count * real);
+  if (setup.kind == Kind::kReduceScatter && !h.empty())
+    h = slice(h, (size_t)rank * setup.count * real, setup.count * real);
   if (setup.kind == Kind::kBroadcast && rank == setup.root) {
     EXPECT_TRUE(h.empty() || h == model.s[rank]) << "the root's s is its h";
     h.clear();
   }
   EXPECT_EQ(stateOf(t->h, setup.type), h) << "h";
   const bool hears = setup.kind == Kind::kAllReduce || rank == setup.root;
-  if (sums && hears) { EXPECT_EQ(stateOf(t->H, setup.type), model.H) << "H"; }
-  if (sums && !model.e.empty()) { EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.e, rank)) << "e"; }
-  if (sums && !hears) { EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.H.empty() ? model.e : model.H, rank)) << "H of an owner"; }
+  if (sums && hears) {
+    EXPECT_EQ(stateOf(t->H, setup.type), model.H) << "H";
+  }
+  if (sums && !model.e.empty()) {
+    EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.e, rank)) << "e";
+  }
+  if (sums && !hears) {
+    EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.H.empty() ? model.e : model.H, rank))
+        << "H of an owner";
+  }
 }
 
 void runCase(Case setup, int steps, Fill fill = Fill::kNormal, bool inPlace = false) {
@@ -73,24 +89,33 @@ void runCase(Case setup, int steps, Fill fill = Fill::kNormal, bool inPlace = fa
   if (shift) model.setShift(shifts);
   std::vector<std::vector<Bytes>> states;
   for (int k = 0; k < steps; k++) {
-    for (int r = 0; r < setup.ranks; r++) x[k].push_back(makeInput(setup.type, setup.sendCount(), r, k, k == 1 ? fill : Fill::kNormal));
+    for (int r = 0; r < setup.ranks; r++)
+      x[k].push_back(makeInput(setup.type, setup.sendCount(), r, k, k == 1 ? fill : Fill::kNormal));
     y[k] = model.step(x[k], k % 2 ? slimSum : slimAvg);
   }
   forEachRank(setup.ranks, makeConfig(setup.algo, setup.sliceBytes), [&](int rank, slimComm_t comm) {
     slimTensor_t tensor;
     ASSERT_EQ(slimTensorCreate(&tensor, comm, setup.spec.c_str(), setup.slot), slimSuccess) << slimGetLastError();
-    if (shift) { ASSERT_EQ(slimTensorSetShift(tensor, shifts[rank].data(), setup.sendCount(), setup.type), slimSuccess); }
+    if (shift) {
+      ASSERT_EQ(slimTensorSetShift(tensor, shifts[rank].data(), setup.sendCount(), setup.type), slimSuccess);
+    }
     const size_t size = slimTypeBytes(setup.type), own = (size_t)rank * setup.count * size;
     for (int k = 0; k < steps; k++) {
       SCOPED_TRACE("rank " + std::to_string(rank) + " step " + std::to_string(k));
       Buffer in(x[k][rank]), out(setup.recvCount() * size);
       uint8_t *from = in.data(), *to = out.data();
-      if (inPlace && setup.kind == Kind::kReduceScatter) to = from + own;
-      else if (inPlace && setup.kind == Kind::kAllGather) from = to + own, std::memcpy(from, x[k][rank].data(), x[k][rank].size());
-      else if (inPlace) to = from;
-      ASSERT_EQ(call(setup, k % 2 ? slimSum : slimAvg, rank, tensor, comm, from, to), slimSuccess) << slimGetLastError();
+      if (inPlace && setup.kind == Kind::kReduceScatter)
+        to = from + own;
+      else if (inPlace && setup.kind == Kind::kAllGather)
+        from = to + own, std::memcpy(from, x[k][rank].data(), x[k][rank].size());
+      else if (inPlace)
+        to = from;
+      ASSERT_EQ(call(setup, k % 2 ? slimSum : slimAvg, rank, tensor, comm, from, to), slimSuccess)
+          << slimGetLastError();
       EXPECT_TRUE(in.intact() && out.intact());
-      if (!inPlace) { EXPECT_EQ(in.content(), x[k][rank]) << "sendbuff was written"; }
+      if (!inPlace) {
+        EXPECT_EQ(in.content(), x[k][rank]) << "sendbuff was written";
+      }
       if (setup.kind == Kind::kReduce && rank != setup.root) continue;
       const Bytes got(to, to + setup.recvCount() * size);
       ASSERT_EQ(got, y[k][rank]);
@@ -151,7 +176,8 @@ class Compressed : public testing::TestWithParam<const char*> {};
 
 TEST_P(Compressed, AllReduceAndReduce) {
   const std::string spec = GetParam();
-  const bool down = spec.find("down=") != std::string::npos, linear = spec == "fp32" || spec.find("seed=shared") != std::string::npos;
+  const bool down = spec.find("down=") != std::string::npos,
+             linear = spec == "fp32" || spec.find("seed=shared") != std::string::npos;
   for (int ranks : rankCounts())
     for (size_t count : {1, 11003})
       for (Kind kind : {Kind::kAllReduce, Kind::kReduce}) {
@@ -169,7 +195,8 @@ TEST_P(Compressed, AllReduceAndReduce) {
 
 TEST_P(Compressed, NonFiniteUnits) {
   const std::string spec = GetParam();
-  const bool down = spec.find("down=") != std::string::npos, linear = spec == "fp32" || spec.find("seed=shared") != std::string::npos;
+  const bool down = spec.find("down=") != std::string::npos,
+             linear = spec == "fp32" || spec.find("seed=shared") != std::string::npos;
   for (int ranks : rankCounts()) {
     if (ranks > 4 && !overMpi()) continue;
     for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot, slimAlgoLinear}) {
@@ -208,7 +235,8 @@ INSTANTIATE_TEST_SUITE_P(Downlinks, Compressed, testing::ValuesIn(some(kDownSpec
 
 class Types : public testing::TestWithParam<slimDataType_t> {};
 TEST_P(Types, AllCollectives) {
-  for (const char* spec : {"ef(qsgd(bits=4))", "diana(natural)", "ef21(topk(ratio=0.1),init=first)", "rand_diana(ternary,p=0.5)"})
+  for (const char* spec :
+       {"ef(qsgd(bits=4))", "diana(natural)", "ef21(topk(ratio=0.1),init=first)", "rand_diana(ternary,p=0.5)"})
     for (int ranks : rankCounts())
       for (Kind kind : {Kind::kAllReduce, Kind::kReduce, Kind::kBroadcast, Kind::kReduceScatter, Kind::kAllGather}) {
         runCase({kind, spec, GetParam(), 5003, ranks, 0, slimAlgoTwoShot, kSmallSlice, 7}, 3);
@@ -221,7 +249,9 @@ INSTANTIATE_TEST_SUITE_P(Floats, Types, testing::Values(slimFloat16, slimBfloat1
 TEST(Global, TopkGoesOneShot) {
   for (int ranks : rankCounts())
     for (Kind kind : {Kind::kAllReduce, Kind::kBroadcast, Kind::kAllGather})
-      runCase({kind, "ef(topk(ratio=0.01,scope=global))", slimFloat32, 30011, ranks, 0, slimAlgoOneShot, kSmallSlice, 8}, 3);
+      runCase(
+          {kind, "ef(topk(ratio=0.01,scope=global))", slimFloat32, 30011, ranks, 0, slimAlgoOneShot, kSmallSlice, 8},
+          3);
 }
 
 TEST(Threads, AnyNumberGivesTheSameBits) {
@@ -240,8 +270,11 @@ TEST(Threads, AnyNumberGivesTheSameBits) {
         for (int k = 0; k < 2; k++)
           ASSERT_EQ(slimAllReduce(x.data(), y.data(), count, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess);
         if (rank != 0) return;
-        if (threads == 1) outs[0] = y;
-        else { EXPECT_TRUE(y == outs[0]); }
+        if (threads == 1)
+          outs[0] = y;
+        else {
+          EXPECT_TRUE(y == outs[0]);
+        }
       });
     }
   }

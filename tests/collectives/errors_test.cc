@@ -26,13 +26,15 @@ struct Answers {
 };
 using Call = std::function<slimResult_t(int rank, slimComm_t comm, slimTensor_t tensor, float* x, float* y)>;
 
-Answers disagree(int ranks, const Call& wrong, const char* spec = "ef(qsgd(bits=4))", slimAlgo_t algo = slimAlgoTwoShot) {
+Answers disagree(int ranks, const Call& wrong, const char* spec = "ef(qsgd(bits=4))",
+                 slimAlgo_t algo = slimAlgoTwoShot) {
   Answers answers{std::vector<slimResult_t>(ranks), std::vector<std::string>(ranks)};
   forEachRank(ranks, makeConfig(algo), [&](int rank, slimComm_t comm) {
     slimTensor_t tensor;
     ASSERT_EQ(slimTensorCreate(&tensor, comm, spec, 1), slimSuccess) << slimGetLastError();
     std::vector<float> x(2 * kCount * (size_t)ranks, 1.5f), y(2 * kCount * (size_t)ranks);
-    ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess) << slimGetLastError();
+    ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess)
+        << slimGetLastError();
     const float* s = static_cast<float*>(tensor->s.data);
     const std::vector<float> before(s, s + kCount);
     const uint64_t step = tensor->step;
@@ -62,20 +64,31 @@ TEST(Disagreement, NamesTheRanksAndTheField) {
   auto reduce = [](slimComm_t comm, slimTensor_t t, float* x, float* y, size_t n, slimRedOp_t op) {
     return slimAllReduce(x, y, n, slimFloat32, op, t, comm, nullptr);
   };
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t t, float* x, float* y) { return reduce(c, t, x, y, kCount, r == 2 ? slimSum : slimAvg); }),
+  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t t, float* x,
+                                  float* y) { return reduce(c, t, x, y, kCount, r == 2 ? slimSum : slimAvg); }),
               ranks, "op: rank 2 has");
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t t, float* x, float* y) { return reduce(c, r % 2 ? nullptr : t, x, y, kCount, slimAvg); }),
+  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t t, float* x,
+                                  float* y) { return reduce(c, r % 2 ? nullptr : t, x, y, kCount, slimAvg); }),
               ranks, "tensor slot: rank 1, 3 has");
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t t, float* x, float* y) {
-                return r == 0 ? slimReduce(x, y, kCount, slimFloat32, slimAvg, 0, nullptr, c, nullptr) : reduce(c, nullptr, x, y, kCount, slimAvg);
-                (void)t;
-              }),
+  expectNamed(disagree(ranks,
+                       [&](int r, slimComm_t c, slimTensor_t t, float* x, float* y) {
+                         return r == 0 ? slimReduce(x, y, kCount, slimFloat32, slimAvg, 0, nullptr, c, nullptr)
+                                       : reduce(c, nullptr, x, y, kCount, slimAvg);
+                         (void)t;
+                       }),
               ranks, "collective: rank 1, 2, 3 has allreduce, rank 0 has reduce");
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t, float* x, float* y) { return reduce(c, nullptr, x, y, r == 3 ? kCount + 1 : kCount, slimAvg); }),
-              ranks, "element count: rank 3 has 3001, rank 0 has 3000");
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t, float* x, float* y) { return slimBroadcast(x, y, kCount, slimFloat32, r == 1, nullptr, c, nullptr); }),
-              ranks, "root: rank 1 has 1, rank 0 has 0");
-  expectNamed(disagree(ranks, [&](int r, slimComm_t c, slimTensor_t, float* x, float* y) { return slimAllReduce(x, y, kCount, r ? slimFloat32 : slimInt32, slimSum, nullptr, c, nullptr); }),
+  expectNamed(
+      disagree(ranks, [&](int r, slimComm_t c, slimTensor_t, float* x,
+                          float* y) { return reduce(c, nullptr, x, y, r == 3 ? kCount + 1 : kCount, slimAvg); }),
+      ranks, "element count: rank 3 has 3001, rank 0 has 3000");
+  expectNamed(
+      disagree(ranks, [&](int r, slimComm_t c, slimTensor_t, float* x,
+                          float* y) { return slimBroadcast(x, y, kCount, slimFloat32, r == 1, nullptr, c, nullptr); }),
+      ranks, "root: rank 1 has 1, rank 0 has 0");
+  expectNamed(disagree(ranks,
+                       [&](int r, slimComm_t c, slimTensor_t, float* x, float* y) {
+                         return slimAllReduce(x, y, kCount, r ? slimFloat32 : slimInt32, slimSum, nullptr, c, nullptr);
+                       }),
               ranks, "data type: rank 1, 2, 3 has fp32, rank 0 has int32");
 }
 
@@ -88,7 +101,9 @@ TEST(Disagreement, StepsAndSpecs) {
     ASSERT_EQ(slimTensorCreate(&b, comm, rank == 1 ? "ef(qsgd(bits=5))" : "ef(qsgd(bits=4))", 2), slimSuccess);
     std::vector<float> x(kCount, 1);
     ASSERT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, a, comm, nullptr), slimSuccess);
-    if (rank == 2) { ASSERT_EQ(slimTensorReset(a), slimSuccess); }
+    if (rank == 2) {
+      ASSERT_EQ(slimTensorReset(a), slimSuccess);
+    }
     EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, a, comm, nullptr), slimInvalidUsage);
     step[rank] = slimGetLastError();
     EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, b, comm, nullptr), slimInvalidUsage);
@@ -121,11 +136,16 @@ TEST(Disagreement, ShiftsSetOnSomeRanks) {
     slimTensor_t tensor;
     ASSERT_EQ(slimTensorCreate(&tensor, comm, "shift(qsgd(bits=4))", 1), slimSuccess) << slimGetLastError();
     std::vector<float> x(kCount, 1);
-    if (rank != 1) { ASSERT_EQ(slimTensorSetShift(tensor, x.data(), kCount, slimFloat32), slimSuccess); }
+    if (rank != 1) {
+      ASSERT_EQ(slimTensorSetShift(tensor, x.data(), kCount, slimFloat32), slimSuccess);
+    }
     EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimInvalidUsage);
     message[rank] = slimGetLastError();
-    if (rank == 1) { ASSERT_EQ(slimTensorSetShift(tensor, x.data(), kCount, slimFloat32), slimSuccess); }
-    EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess) << slimGetLastError();
+    if (rank == 1) {
+      ASSERT_EQ(slimTensorSetShift(tensor, x.data(), kCount, slimFloat32), slimSuccess);
+    }
+    EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess)
+        << slimGetLastError();
     EXPECT_EQ(x, std::vector<float>(kCount, 1)) << "x equals its shift: nothing is left to round";
     x[5] = INFINITY;
     EXPECT_EQ(slimTensorSetShift(tensor, x.data(), kCount, slimFloat32), slimInvalidArgument);
@@ -143,7 +163,8 @@ TEST(Absent, ATimeoutNamesTheRanks) {
     std::vector<float> x(kCount, 1);
     EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, nullptr, comm, nullptr), slimRemoteError);
     message[rank] = slimGetLastError();
-    EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, nullptr, comm, nullptr), slimRemoteError) << "for good";
+    EXPECT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat32, slimAvg, nullptr, comm, nullptr), slimRemoteError)
+        << "for good";
   });
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
   for (int r : {0, 2}) EXPECT_TRUE(contains(message[r], "not heard from in 0.2 s: rank 1, 3")) << message[r];
@@ -171,7 +192,9 @@ slimTransport* makeFaulty(slimTransport* inner, int exchange, int countdown, int
     if (id == me->exchange && me->countdown-- == 0) static_cast<uint8_t*>(me->lanes[id][me->peer].recv)[me->byte] ^= 1;
     return result;
   };
-  f->base.fail = [](slimTransport* t, const char* why) { reinterpret_cast<Faulty*>(t)->inner->fail(reinterpret_cast<Faulty*>(t)->inner, why); };
+  f->base.fail = [](slimTransport* t, const char* why) {
+    reinterpret_cast<Faulty*>(t)->inner->fail(reinterpret_cast<Faulty*>(t)->inner, why);
+  };
   f->base.destroy = [](slimTransport* t) {
     auto* me = reinterpret_cast<Faulty*>(t);
     me->inner->destroy(me->inner);
@@ -185,7 +208,8 @@ TEST(Corruption, AnOwnersReportReachesAllRanks) {
   const int ranks = 4;
   std::vector<slimTransport*> transports(ranks);
   ASSERT_EQ(slimLocalTransports(transports.data(), ranks), slimSuccess);
-  transports[2] = makeFaulty(transports[2], 0, 1, 1, 24);  // past the agreement, rank 1's payload, the slot in its header
+  transports[2] =
+      makeFaulty(transports[2], 0, 1, 1, 24);  // past the agreement, rank 1's payload, the slot in its header
   std::vector<std::thread> threads;
   std::vector<std::string> message(ranks);
   for (int rank = 0; rank < ranks; rank++)
@@ -196,17 +220,21 @@ TEST(Corruption, AnOwnersReportReachesAllRanks) {
       slimTensor_t tensor;
       ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4))", 1), slimSuccess);
       std::vector<float> x(kCount, 1), y(kCount);
-      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimInvalidUsage);
+      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr),
+                slimInvalidUsage);
       message[rank] = slimGetLastError();
-      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimInvalidUsage);
+      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr),
+                slimInvalidUsage);
       EXPECT_TRUE(contains(slimGetLastError(), "slimTensorReset")) << slimGetLastError();
       EXPECT_EQ(slimStateSave(comm, "never_written"), slimInvalidUsage);
       ASSERT_EQ(slimTensorReset(tensor), slimSuccess);
-      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess) << slimGetLastError();
+      EXPECT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess)
+          << slimGetLastError();
       slimCommDestroy(comm);
     });
   for (auto& t : threads) t.join();
-  for (int r = 0; r < ranks; r++) EXPECT_TRUE(contains(message[r], "rank 2 reports that rank 1 disagrees about tensor slot 1")) << message[r];
+  for (int r = 0; r < ranks; r++)
+    EXPECT_TRUE(contains(message[r], "rank 2 reports that rank 1 disagrees about tensor slot 1")) << message[r];
 }
 
 TEST(Arguments, AreCheckedBeforeAnythingMoves) {
@@ -250,7 +278,8 @@ TEST(Arguments, AreCheckedBeforeAnythingMoves) {
   refused(slimAllReduce(x, y, SIZE_MAX / 4, slimFloat32, slimSum, tensor, comm, nullptr), "too many");
   refused(slimAllReduce(x, y, 8, slimFloat32, slimSum, tensor, pair[1], nullptr), "another communicator");
   refused(slimBroadcast(x, y, 8, slimFloat32, 2, tensor, comm, nullptr), "root is 2");
-  refused(slimReduceScatter(x, x + 8, 8, slimFloat32, slimSum, tensor, comm, nullptr), "overlap");  // rank 0's place is x
+  refused(slimReduceScatter(x, x + 8, 8, slimFloat32, slimSum, tensor, comm, nullptr),
+          "overlap");  // rank 0's place is x
   EXPECT_EQ(slimTensorSetShift(tensor, x, 8, slimFloat32), slimInvalidUsage);
   EXPECT_EQ(slimCommDestroy(nullptr), slimSuccess);
   for (auto c : pair) slimCommDestroy(c);
@@ -259,7 +288,8 @@ TEST(Arguments, AreCheckedBeforeAnythingMoves) {
 }
 
 TEST(Arguments, SpecsThatTheCollectiveCannotHave) {
-  auto tried = [](slimAlgo_t algo, const char* spec, const std::function<slimResult_t(slimTensor_t, slimComm_t, float*)>& call) {
+  auto tried = [](slimAlgo_t algo, const char* spec,
+                  const std::function<slimResult_t(slimTensor_t, slimComm_t, float*)>& call) {
     slimConfig_t config = makeConfig(algo);
     slimComm_t comm;
     EXPECT_EQ(slimCommInitLocal(&comm, 1, &config), slimSuccess);
@@ -271,14 +301,24 @@ TEST(Arguments, SpecsThatTheCollectiveCannotHave) {
     slimCommDestroy(comm);
     return message;
   };
-  auto all = [](slimTensor_t t, slimComm_t c, float* x) { return slimAllReduce(x, x, 128, slimFloat32, slimSum, t, c, nullptr); };
+  auto all = [](slimTensor_t t, slimComm_t c, float* x) {
+    return slimAllReduce(x, x, 128, slimFloat32, slimSum, t, c, nullptr);
+  };
   const char* both = "up=ef(onebit); down=ef(onebit)";
   EXPECT_TRUE(contains(tried(slimAlgoOneShot, both, all), "no downlink"));
   EXPECT_TRUE(contains(tried(slimAlgoLinear, "up=fp32; down=fp32", all), "no downlink"));
   EXPECT_TRUE(contains(tried(slimAlgoLinear, "ef(onebit)", all), "slimAlgoLinear adds payloads"));
   EXPECT_TRUE(contains(tried(slimAlgoTwoShot, "ef(topk(ratio=0.1,scope=global))", all), "scope=chunk"));
-  EXPECT_TRUE(contains(tried(slimAlgoAuto, both, [](slimTensor_t t, slimComm_t c, float* x) { return slimBroadcast(x, x, 128, slimFloat32, 0, t, c, nullptr); }), "broadcast has no downlink"));
-  EXPECT_TRUE(contains(tried(slimAlgoAuto, "ef(topk(ratio=0.1,scope=global))", [](slimTensor_t t, slimComm_t c, float* x) { return slimReduceScatter(x, x, 128, slimFloat32, slimSum, t, c, nullptr); }), "scope=chunk"));
+  EXPECT_TRUE(contains(tried(slimAlgoAuto, both,
+                             [](slimTensor_t t, slimComm_t c, float* x) {
+                               return slimBroadcast(x, x, 128, slimFloat32, 0, t, c, nullptr);
+                             }),
+                       "broadcast has no downlink"));
+  EXPECT_TRUE(contains(tried(slimAlgoAuto, "ef(topk(ratio=0.1,scope=global))",
+                             [](slimTensor_t t, slimComm_t c, float* x) {
+                               return slimReduceScatter(x, x, 128, slimFloat32, slimSum, t, c, nullptr);
+                             }),
+                       "scope=chunk"));
 }
 
 TEST(Empty, CountZeroSucceedsAndIsNoStep) {

@@ -19,7 +19,8 @@ std::vector<double> doubles(const Bytes& x) {
   return out;
 }
 
-// All ranks' state of a two-shot tensor of doubles, put together. Over MPI a rank sees only its own: these tests are local.
+// All ranks' state of a two-shot tensor of doubles, put together. Over MPI a rank sees only its own: these tests are
+// local.
 struct Gathered {
   std::vector<double> s = std::vector<double>(kCount), h = s, e = s, H;  // s: the mean
   std::mutex lock;
@@ -39,8 +40,9 @@ struct Gathered {
 
 // Σ outputs + mean s + e = Σ mean x, for every mixture of error feedbacks.
 TEST(Ledger, NothingIsLost) {
-  for (const char* spec : {"up=ef(topk(ratio=0.02)); down=none(fp32)", "ef(topk(ratio=0.02))", "ef(onebit)", "ef(qsgd(bits=2))",
-                           "ef(rotate(onebit))", "ef(randk(ratio=0.05,seed=shared))", "ef(natural)", "ef(fp8)"})
+  for (const char* spec :
+       {"up=ef(topk(ratio=0.02)); down=none(fp32)", "ef(topk(ratio=0.02))", "ef(onebit)", "ef(qsgd(bits=2))",
+        "ef(rotate(onebit))", "ef(randk(ratio=0.05,seed=shared))", "ef(natural)", "ef(fp8)"})
     for (int ranks : {1, 3, 4}) {
       SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
       constexpr int steps = 12;
@@ -73,15 +75,17 @@ TEST(Ledger, NothingIsLost) {
       /* fp32 as a downlink has no memory: of doubles it loses what binary32 has no room for. */
       const bool rounds = std::strstr(spec, "none(fp32)") || std::strstr(spec, "seed=shared");
       EXPECT_LT(worst, (rounds ? 1e-6 : 1e-12) * (1 + largest) * steps);
-      if (ranks > 1) { EXPECT_GT(largest, 1e-3) << "there was nothing to keep"; }
+      if (ranks > 1) {
+        EXPECT_GT(largest, 1e-3) << "there was nothing to keep";
+      }
     }
 }
 
 // h = mean of the senders' shifts, also after units with NaN and Inf.
 TEST(Shifts, HIsTheMeanOfTheSendersShifts) {
-  for (const char* spec : {"diana(qsgd(bits=4))", "ef21(topk(ratio=0.1))", "ef_bv(topk(ratio=0.1))", "rand_diana(qsgd(bits=4),p=0.4)",
-                           "diana(natural,init=first)", "diana(qsgd(bits=4),resync=3)",
-                           "up=diana(ternary); down=diana(qsgd(bits=8))"})
+  for (const char* spec :
+       {"diana(qsgd(bits=4))", "ef21(topk(ratio=0.1))", "ef_bv(topk(ratio=0.1))", "rand_diana(qsgd(bits=4),p=0.4)",
+        "diana(natural,init=first)", "diana(qsgd(bits=4),resync=3)", "up=diana(ternary); down=diana(qsgd(bits=8))"})
     for (int ranks : {1, 2, 4})
       for (Fill fill : {Fill::kNormal, Fill::kNonFinite}) {
         SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
@@ -93,7 +97,8 @@ TEST(Shifts, HIsTheMeanOfTheSendersShifts) {
           for (int k = 0; k < 8; k++) {
             const Bytes x = makeInput(slimFloat64, kCount, rank, k, fill);
             Bytes y(x.size());
-            ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr), slimSuccess)
+            ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr),
+                      slimSuccess)
                 << slimGetLastError();
           }
           state.add(tensor, rank, ranks);
@@ -164,7 +169,9 @@ TEST(Rescale, AChangeOfUnitIsInvisible) {
       auto x = doubles(makeInput(slimFloat64, kCount, rank, k)), z = x;
       const double unit = k < 3 ? 1 : 0.25;
       for (auto& v : z) v *= unit;
-      if (k == 3) { ASSERT_EQ(slimTensorRescale(b, 0.25), slimSuccess); }
+      if (k == 3) {
+        ASSERT_EQ(slimTensorRescale(b, 0.25), slimSuccess);
+      }
       ASSERT_EQ(slimAllReduce(x.data(), x.data(), kCount, slimFloat64, slimSum, a, comm, nullptr), slimSuccess);
       ASSERT_EQ(slimAllReduce(z.data(), z.data(), kCount, slimFloat64, slimSum, b, comm, nullptr), slimSuccess);
       for (size_t i = 0; i < kCount; i++) ASSERT_EQ(x[i] * unit, z[i]);
@@ -178,7 +185,8 @@ TEST(Rescale, AChangeOfUnitIsInvisible) {
 TEST(Reset, StartsAgainFromTheBeginning) {
   forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
     slimTensor_t tensor;
-    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4,rounding=stochastic))", 1), slimSuccess) << slimGetLastError();
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4,rounding=stochastic))", 1), slimSuccess)
+        << slimGetLastError();
     const Bytes x = makeInput(slimFloat32, kCount, rank, 0);
     Bytes first(x.size()), y(x.size());
     ASSERT_EQ(slimAllReduce(x.data(), first.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
@@ -188,7 +196,8 @@ TEST(Reset, StartsAgainFromTheBeginning) {
     ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
     EXPECT_EQ(y, first);
     ASSERT_EQ(slimTensorReset(tensor), slimSuccess);
-    ASSERT_EQ(slimAllReduce(x.data(), y.data(), 100, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess) << "another length";
+    ASSERT_EQ(slimAllReduce(x.data(), y.data(), 100, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess)
+        << "another length";
   });
 }
 
@@ -202,7 +211,7 @@ TEST(Stats, CountWhatWasSent) {
     for (int k = 0; k < 2; k++)
       ASSERT_EQ(slimAllReduce(x.data(), y.data(), count, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
     slimTensorStats_t stats = {};
-      stats.size = sizeof stats;
+    stats.size = sizeof stats;
     ASSERT_EQ(slimTensorGetStats(tensor, &stats), slimSuccess);
     EXPECT_EQ(stats.calls, 2u);
     EXPECT_EQ(stats.elements, 2 * count);

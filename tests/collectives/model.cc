@@ -55,8 +55,8 @@ const char* nameOf(Kind kind) {
 
 std::string Case::name() const {
   return std::string(nameOf(kind)) + " " + spec + " type " + std::to_string(type) + " count " + std::to_string(count) +
-         " ranks " + std::to_string(ranks) + " root " + std::to_string(root) + " algo " + std::to_string(algo) + " slice " +
-         std::to_string(sliceBytes);
+         " ranks " + std::to_string(ranks) + " root " + std::to_string(root) + " algo " + std::to_string(algo) +
+         " slice " + std::to_string(sliceBytes);
 }
 
 Model::Model(const Case& setup) : setup_(setup) {
@@ -99,7 +99,8 @@ std::vector<Model::Piece> Model::pieces() const {
       for (size_t r = 0; r < ranks; r++) out.push_back({r * n + base, r * roundUp(n, unit) + base, length, (int)r});
     } else if (down_) {
       for (size_t r = 0; r < ranks; r++) {
-        const size_t from = std::min(length, r * units / ranks * unit), to = std::min(length, (r + 1) * units / ranks * unit);
+        const size_t from = std::min(length, r * units / ranks * unit),
+                     to = std::min(length, (r + 1) * units / ranks * unit);
         if (from < to) out.push_back({base + from, base + from, to - from, (int)r});
       }
     } else {
@@ -115,7 +116,8 @@ size_t Model::sentAt(const Piece& p, int rank) const {
 }
 
 // All of a call's reals go in full precision: reals[rank] is what rank sends.
-std::vector<Bytes> Model::dense(const std::vector<Bytes>& reals, slimRedOp_t op, bool output, bool toShift, bool toDown) {
+std::vector<Bytes> Model::dense(const std::vector<Bytes>& reals, slimRedOp_t op, bool output, bool toShift,
+                                bool toDown) {
   const bool spread = setup_.kind == Kind::kAllGather || setup_.kind == Kind::kBroadcast;
   const size_t total = setup_.kind == Kind::kReduceScatter ? setup_.sendCount() : setup_.recvCount();
   Bytes all(total * real_);
@@ -158,18 +160,19 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
   const bool spread = setup_.kind == Kind::kAllGather || setup_.kind == Kind::kBroadcast;
   std::vector<Bytes> reals(ranks);
   for (int r = 0; r < ranks; r++) reals[r] = toReals(setup_.type, x[r]);
-  auto take = [&](std::vector<Bytes>& to) {  // to = x, by groups of 64 that are finite, counted from the start of each part
-    bool all = true;
-    for (int r = 0; r < ranks; r++)
-      for (size_t part = 0; part < to[r].size() / real_; part += setup_.count)
-        for (size_t i = part; i < part + setup_.count; i += 64) {
-          const size_t m = std::min<size_t>(64, part + setup_.count - i);
-          const bool finite = finiteRange(real_, &reals[r][i * real_], m);
-          if (finite) std::memcpy(&to[r][i * real_], &reals[r][i * real_], m * real_);
-          all = all && finite;
-        }
-    return all;
-  };
+  auto take =
+      [&](std::vector<Bytes>& to) {  // to = x, by groups of 64 that are finite, counted from the start of each part
+        bool all = true;
+        for (int r = 0; r < ranks; r++)
+          for (size_t part = 0; part < to[r].size() / real_; part += setup_.count)
+            for (size_t i = part; i < part + setup_.count; i += 64) {
+              const size_t m = std::min<size_t>(64, part + setup_.count - i);
+              const bool finite = finiteRange(real_, &reals[r][i * real_], m);
+              if (finite) std::memcpy(&to[r][i * real_], &reals[r][i * real_], m * real_);
+              all = all && finite;
+            }
+        return all;
+      };
 
   const uint64_t warmup = std::max(up.warmup, down_ ? down.warmup : 0);
   if (step_ && up.resync && step_ >= warmup && step_ % up.resync == 0) dense(s, op, false, true, false);
@@ -177,8 +180,10 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
     step_++;
     return dense(reals, op, true, false, false);
   }
-  const bool init = step_ == warmup && up.initFirst, initDown = step_ == warmup && down_ && down.shifts && (init || down.initFirst);
-  const bool coin = !init && !initDown && up.kind == slimFeedbackRandDiana && slimCoin(testSeed(), setup_.slot, step_, up.refresh);
+  const bool init = step_ == warmup && up.initFirst,
+             initDown = step_ == warmup && down_ && down.shifts && (init || down.initFirst);
+  const bool coin =
+      !init && !initDown && up.kind == slimFeedbackRandDiana && slimCoin(testSeed(), setup_.slot, step_, up.refresh);
   const bool coinDown = !init && !initDown && down_ && down.kind == slimFeedbackRandDiana && !(coin && up.replace) &&
                         slimCoin(testSeed(), setup_.slot, step_, down.refresh);
   if (step_ == warmup) take(v);
@@ -243,7 +248,8 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
     pass.h = at(h, p.at * real_);
     pass.factor = op == slimSum ? ranks : 1;
     if (!down_) {
-      pass.y = y[owner].data() + (p.at - (setup_.kind == Kind::kReduceScatter ? (size_t)owner * setup_.count : 0)) * size_;
+      pass.y =
+          y[owner].data() + (p.at - (setup_.kind == Kind::kReduceScatter ? (size_t)owner * setup_.count : 0)) * size_;
       EXPECT_EQ(slimPassReduce(&pass, nullptr), slimSuccess) << slimLastMessage();
       continue;
     }
@@ -263,7 +269,9 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       encode.first = p.first;
       encode.s = at(H, p.at * real_);
       encode.payload = downlink.data();
-      if (!down.replace) { EXPECT_EQ(slimPassEncode(&encode, nullptr), slimSuccess); }
+      if (!down.replace) {
+        EXPECT_EQ(slimPassEncode(&encode, nullptr), slimSuccess);
+      }
     } else {
       pass.down = &compressor_->down;
       pass.e = !H.empty() ? at(H, p.at * real_) : at(e, p.at * real_);

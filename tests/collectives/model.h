@@ -1,5 +1,6 @@
-// What a collective must give: the passes of compress/ called for all ranks and pieces in one plain loop (docs/format.md
-// §7, §8), with the state of all ranks in whole arrays. No transport, no threads, no code of collectives/.
+// What a collective must give: the passes of compress/ called for all ranks and pieces in one plain loop
+// (docs/format.md §7, §8), with the state of all ranks in whole arrays. No transport, no threads, no code of
+// collectives/.
 #ifndef SLIM_TESTS_COLLECTIVES_MODEL_H_
 #define SLIM_TESTS_COLLECTIVES_MODEL_H_
 

@@ -1,5 +1,8 @@
 // Uncompressed collectives: every element type and op against sums written here, in rank order.
 #include <gtest/gtest.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -14,12 +17,17 @@ namespace {
 
 template <typename T>
 T apply(slimRedOp_t op, T a, T b) {
-  using Wide = std::conditional_t<std::is_floating_point_v<T>, T, std::make_unsigned_t<std::conditional_t<std::is_floating_point_v<T>, int, T>>>;
+  using Wide = std::conditional_t<std::is_floating_point_v<T>, T,
+                                  std::make_unsigned_t<std::conditional_t<std::is_floating_point_v<T>, int, T>>>;
   switch (op) {
-    case slimProd: return (T)(Wide)((uint64_t)0 + (Wide)a * (Wide)b);
-    case slimMax: return std::max(a, b);
-    case slimMin: return std::min(a, b);
-    default: return (T)(Wide)((Wide)a + (Wide)b);
+    case slimProd:
+      return (T)(Wide)((uint64_t)0 + (Wide)a * (Wide)b);
+    case slimMax:
+      return std::max(a, b);
+    case slimMin:
+      return std::min(a, b);
+    default:
+      return (T)(Wide)((Wide)a + (Wide)b);
   }
 }
 template <>
@@ -37,22 +45,32 @@ Bytes reduceAs(slimRedOp_t op, const std::vector<Bytes>& x) {
   T* sum = reinterpret_cast<T*>(out.data());
   for (size_t i = 0; i < out.size() / sizeof(T); i++) {
     for (size_t r = 1; r < x.size(); r++) sum[i] = apply<T>(op, sum[i], reinterpret_cast<const T*>(x[r].data())[i]);
-    if (op == slimAvg) sum[i] = std::is_floating_point_v<T> ? (T)(sum[i] * (T)((T)1 / (T)x.size())) : (T)(sum[i] / (T)x.size());
+    if (op == slimAvg)
+      sum[i] = std::is_floating_point_v<T> ? (T)(sum[i] * (T)((T)1 / (T)x.size())) : (T)(sum[i] / (T)x.size());
   }
   return out;
 }
 
 Bytes reduced(slimDataType_t type, slimRedOp_t op, const std::vector<Bytes>& x) {
   switch (type) {
-    case slimInt8: return reduceAs<int8_t>(op, x);
-    case slimUint8: return reduceAs<uint8_t>(op, x);
-    case slimInt32: return reduceAs<int32_t>(op, x);
-    case slimUint32: return reduceAs<uint32_t>(op, x);
-    case slimInt64: return reduceAs<int64_t>(op, x);
-    case slimUint64: return reduceAs<uint64_t>(op, x);
-    case slimFloat32: return reduceAs<float>(op, x);
-    case slimFloat64: return reduceAs<double>(op, x);
-    default: break;
+    case slimInt8:
+      return reduceAs<int8_t>(op, x);
+    case slimUint8:
+      return reduceAs<uint8_t>(op, x);
+    case slimInt32:
+      return reduceAs<int32_t>(op, x);
+    case slimUint32:
+      return reduceAs<uint32_t>(op, x);
+    case slimInt64:
+      return reduceAs<int64_t>(op, x);
+    case slimUint64:
+      return reduceAs<uint64_t>(op, x);
+    case slimFloat32:
+      return reduceAs<float>(op, x);
+    case slimFloat64:
+      return reduceAs<double>(op, x);
+    default:
+      break;
   }
   std::vector<Bytes> floats;
   const size_t n = x[0].size() / 2;
@@ -92,16 +110,23 @@ TEST_P(Plain, EveryOpAndCollective) {
             {
               Buffer in(x[rank]), out(count * size);
               uint8_t* to = inPlace ? in.data() : out.data();
-              ASSERT_EQ(slimAllReduce(in.data(), to, count, type, op, nullptr, comm, nullptr), slimSuccess) << slimGetLastError();
+              ASSERT_EQ(slimAllReduce(in.data(), to, count, type, op, nullptr, comm, nullptr), slimSuccess)
+                  << slimGetLastError();
               EXPECT_TRUE(Bytes(to, to + count * size) == sums[o]);
               EXPECT_TRUE(in.intact() && out.intact());
             }
             {
               Buffer in(x[rank]), out(count * size);
               uint8_t* to = inPlace ? in.data() : out.data();
-              ASSERT_EQ(slimReduce(in.data(), rank == root ? to : nullptr, count, type, op, root, nullptr, comm, nullptr), slimSuccess);
-              if (rank == root) { EXPECT_TRUE(Bytes(to, to + count * size) == sums[o]); }
-              if (!inPlace) { EXPECT_TRUE(in.content() == x[rank]); }
+              ASSERT_EQ(
+                  slimReduce(in.data(), rank == root ? to : nullptr, count, type, op, root, nullptr, comm, nullptr),
+                  slimSuccess);
+              if (rank == root) {
+                EXPECT_TRUE(Bytes(to, to + count * size) == sums[o]);
+              }
+              if (!inPlace) {
+                EXPECT_TRUE(in.content() == x[rank]);
+              }
             }
             Buffer in(wide[rank]), out(count * size);
             const size_t own = (size_t)rank * count * size;
@@ -119,7 +144,8 @@ TEST_P(Plain, EveryOpAndCollective) {
           EXPECT_TRUE(out.intact());
           Buffer data(x[rank]), other(count * size);
           uint8_t* to = inPlace ? data.data() : other.data();
-          ASSERT_EQ(slimBroadcast(rank == root ? data.data() : nullptr, to, count, type, root, nullptr, comm, nullptr), slimSuccess);
+          ASSERT_EQ(slimBroadcast(rank == root ? data.data() : nullptr, to, count, type, root, nullptr, comm, nullptr),
+                    slimSuccess);
           EXPECT_TRUE(std::equal(x[root].begin(), x[root].end(), to));
         }
       });
@@ -137,6 +163,59 @@ TEST(PlainFloats, MaxAndMinPassNanOn) {
         EXPECT_EQ(y[0], op == slimMax ? (float)(ranks - 1) : 0.0f);
         EXPECT_TRUE(y[1] != y[1]);
       });
+}
+
+// A caller linked with -ffast-math flushes denormals: not while SlimCCL adds.
+TEST(PlainFloats, DenormalsSurviveACallersFastMath) {
+#if defined(__x86_64__)
+  for (int ranks : rankCounts())
+    forEachRank(ranks, makeConfig(), [&](int, slimComm_t comm) {
+      uint32_t denormal = 3, sum = 0;
+      const unsigned before = _mm_getcsr();
+      _mm_setcsr(before | 0x8040);
+      const slimResult_t result = slimAllReduce(&denormal, &sum, 1, slimFloat32, slimSum, nullptr, comm, nullptr);
+      const unsigned after = _mm_getcsr();
+      _mm_setcsr(before);
+      EXPECT_EQ(result, slimSuccess);
+      EXPECT_EQ(sum, 3u * (uint32_t)ranks);
+      EXPECT_EQ(after & 0xffc0, (before | 0x8040) & 0xffc0) << "the caller's mode is given back";
+    });
+#endif
+}
+
+// Every rank learns of a count that differs, and the communicator lives on.
+TEST(Agreement, ACountThatDiffersIsNamed) {
+  for (int ranks : rankCounts()) {
+    if (ranks < 2) continue;
+    forEachRank(ranks, makeConfig(), [&](int rank, slimComm_t comm) {
+      std::vector<float> x(101, 1);
+      const size_t count = rank == ranks - 1 ? 101 : 100;
+      EXPECT_EQ(slimAllReduce(x.data(), x.data(), count, slimFloat32, slimSum, nullptr, comm, nullptr),
+                slimInvalidUsage);
+      const std::string part = "element count: rank " + std::to_string(ranks - 1) + " has 101, rank 0 has 100";
+      EXPECT_NE(std::string(slimGetLastError()).find(part), std::string::npos) << slimGetLastError();
+      EXPECT_EQ(x, std::vector<float>(101, 1));
+      EXPECT_EQ(slimAllReduce(x.data(), x.data(), 101, slimFloat32, slimSum, nullptr, comm, nullptr), slimSuccess);
+      EXPECT_EQ(x, std::vector<float>(101, (float)ranks));
+    });
+  }
+}
+
+// The last rank never calls: the others do not hang. (Over MPI each rank finds out for itself.)
+TEST(Agreement, ARankThatNeverCallsIsNamed) {
+  for (int ranks : rankCounts()) {
+    if (ranks < 2) continue;
+    slimConfig_t config = makeConfig();
+    config.timeout = 0.3;
+    forEachRank(ranks, config, [&](int rank, slimComm_t comm) {
+      if (rank == ranks - 1) return;
+      float x = 1;
+      EXPECT_EQ(slimAllReduce(&x, &x, 1, slimFloat32, slimSum, nullptr, comm, nullptr), slimRemoteError);
+      const std::string part = "not heard from in 0.3 s: rank " + std::to_string(ranks - 1);
+      EXPECT_NE(std::string(slimGetLastError()).find(part), std::string::npos) << slimGetLastError();
+      EXPECT_EQ(x, 1);
+    });
+  }
 }
 
 // Integers and other ops pass by the tensor: it stays unused.

@@ -1,5 +1,5 @@
-// slimStateSave and slimStateLoad: a run that is saved, stopped, loaded and continued has the bits of one that never stopped;
-// a file that does not fit is refused, and changes nothing.
+// slimStateSave and slimStateLoad: a run that is saved, stopped, loaded and continued has the bits of one that never
+// stopped; a file that does not fit is refused, and changes nothing.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -40,15 +40,21 @@ struct Slot {
   char kind;  // a: allreduce, r: reduce, b: broadcast, s: reduce-scatter, g: all-gather
 };
 const Slot kSlots[] = {
-    {"ef(topk(ratio=0.05))", slimFloat32, 'a'},       {"up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8))", slimFloat32, 'a'},
-    {"up=ef(onebit); down=diana(qsgd(bits=8))", slimFloat64, 'a'}, {"ef21(topk(ratio=0.1),momentum=0.5)", slimFloat16, 'a'},
-    {"up=ef(onebit); down=diana(qsgd(bits=8))", slimFloat32, 'r'}, {"diana(natural)", slimFloat32, 'b'},
-    {"ef(qsgd(bits=4))", slimBfloat16, 's'},          {"rand_diana(ternary,p=0.5)", slimFloat32, 'g'},
-    {"shift(qsgd(bits=4))", slimFloat32, 'a'},        {"qsgd(bits=4)", slimFloat32, 'a'},
+    {"ef(topk(ratio=0.05))", slimFloat32, 'a'},
+    {"up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8))", slimFloat32, 'a'},
+    {"up=ef(onebit); down=diana(qsgd(bits=8))", slimFloat64, 'a'},
+    {"ef21(topk(ratio=0.1),momentum=0.5)", slimFloat16, 'a'},
+    {"up=ef(onebit); down=diana(qsgd(bits=8))", slimFloat32, 'r'},
+    {"diana(natural)", slimFloat32, 'b'},
+    {"ef(qsgd(bits=4))", slimBfloat16, 's'},
+    {"rand_diana(ternary,p=0.5)", slimFloat32, 'g'},
+    {"shift(qsgd(bits=4))", slimFloat32, 'a'},
+    {"qsgd(bits=4)", slimFloat32, 'a'},
 };
 
 // Runs steps [from, to) of all slots; appends rank's outputs.
-void run(slimComm_t comm, int rank, const std::vector<slimTensor_t>& tensors, int from, int to, std::vector<Bytes>* out) {
+void run(slimComm_t comm, int rank, const std::vector<slimTensor_t>& tensors, int from, int to,
+         std::vector<Bytes>* out) {
   int ranks = 0;
   slimCommCount(comm, &ranks);
   for (int k = from; k < to; k++)
@@ -58,10 +64,14 @@ void run(slimComm_t comm, int rank, const std::vector<slimTensor_t>& tensors, in
       const Bytes x = makeInput(slot.type, kCount * wide, rank, k);
       Bytes y(kCount * size * (slot.kind == 'g' ? (size_t)ranks : 1));
       slimResult_t result = slimInternalError;
-      if (slot.kind == 'a') result = slimAllReduce(x.data(), y.data(), kCount, slot.type, slimAvg, tensors[i], comm, nullptr);
-      if (slot.kind == 'r') result = slimReduce(x.data(), y.data(), kCount, slot.type, slimAvg, 0, tensors[i], comm, nullptr);
-      if (slot.kind == 'b') result = slimBroadcast(x.data(), y.data(), kCount, slot.type, 1 % ranks, tensors[i], comm, nullptr);
-      if (slot.kind == 's') result = slimReduceScatter(x.data(), y.data(), kCount, slot.type, slimAvg, tensors[i], comm, nullptr);
+      if (slot.kind == 'a')
+        result = slimAllReduce(x.data(), y.data(), kCount, slot.type, slimAvg, tensors[i], comm, nullptr);
+      if (slot.kind == 'r')
+        result = slimReduce(x.data(), y.data(), kCount, slot.type, slimAvg, 0, tensors[i], comm, nullptr);
+      if (slot.kind == 'b')
+        result = slimBroadcast(x.data(), y.data(), kCount, slot.type, 1 % ranks, tensors[i], comm, nullptr);
+      if (slot.kind == 's')
+        result = slimReduceScatter(x.data(), y.data(), kCount, slot.type, slimAvg, tensors[i], comm, nullptr);
       if (slot.kind == 'g') result = slimAllGather(x.data(), y.data(), kCount, slot.type, tensors[i], comm, nullptr);
       ASSERT_EQ(result, slimSuccess) << slot.spec << ": " << slimGetLastError();
       out->push_back(y);
@@ -71,7 +81,8 @@ void run(slimComm_t comm, int rank, const std::vector<slimTensor_t>& tensors, in
 std::vector<slimTensor_t> create(slimComm_t comm) {
   std::vector<slimTensor_t> tensors(std::size(kSlots));
   for (size_t i = 0; i < tensors.size(); i++)
-    EXPECT_EQ(slimTensorCreate(&tensors[i], comm, kSlots[i].spec, (uint32_t)(20 - i)), slimSuccess) << slimGetLastError();
+    EXPECT_EQ(slimTensorCreate(&tensors[i], comm, kSlots[i].spec, (uint32_t)(20 - i)), slimSuccess)
+        << slimGetLastError();
   return tensors;
 }
 
@@ -138,7 +149,8 @@ class Refused : public testing::Test {
 };
 
 TEST_F(Refused, TruncatedAtAnyLength) {
-  for (size_t n : {(size_t)0, (size_t)7, (size_t)8, (size_t)31, (size_t)40, good_.size() / 2, good_.size() / 2 / 8 * 8, good_.size() - 8, good_.size() - 1}) {
+  for (size_t n : {(size_t)0, (size_t)7, (size_t)8, (size_t)31, (size_t)40, good_.size() / 2, good_.size() / 2 / 8 * 8,
+                   good_.size() - 8, good_.size() - 1}) {
     writeFile(path_, Bytes(good_.begin(), good_.begin() + (long)n));
     expectRefused(n < 8 ? "not a SlimCCL state file" : "truncated");
   }
@@ -165,7 +177,8 @@ TEST_F(Refused, NoFile) {
 }
 
 // Loads path into a communicator made for it; the message.
-std::string loadInto(const std::string& path, int ranks, int rank, uint64_t seed, const std::vector<std::pair<const char*, uint32_t>>& slots) {
+std::string loadInto(const std::string& path, int ranks, int rank, uint64_t seed,
+                     const std::vector<std::pair<const char*, uint32_t>>& slots) {
   slimConfig_t config = makeConfig(slimAlgoTwoShot, kSlice);
   config.seed = seed;
   std::vector<slimComm_t> comms(ranks);
@@ -187,11 +200,11 @@ TEST(State, MustFitTheCommunicator) {
     ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(onebit)", 5), slimSuccess);
     std::vector<float> x(100, 1);
     ASSERT_EQ(slimAllReduce(x.data(), x.data(), 100, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
-    if (rank == 0) { ASSERT_EQ(slimStateSave(comm, path.c_str()), slimSuccess); }
+    if (rank == 0) {
+      ASSERT_EQ(slimStateSave(comm, path.c_str()), slimSuccess);
+    }
   });
-  auto has = [](const std::string& text, const char* part) {
-    EXPECT_NE(text.find(part), std::string::npos) << text;
-  };
+  auto has = [](const std::string& text, const char* part) { EXPECT_NE(text.find(part), std::string::npos) << text; };
   const uint64_t seed = testSeed();
   has(loadInto(path, 3, 0, seed, {{"ef(onebit)", 5}}), "one of 2 ranks; this communicator has 3");
   has(loadInto(path, 2, 1, seed, {{"ef(onebit)", 5}}), "saved by rank 0; this is rank 1");
