@@ -4,14 +4,14 @@
 
 enum { ranks = 4, count = 1 << 20 };
 
-static void *rankMain(void *argument) { /* each rank: its gradient in, everyone's mean out */
+static void* rankMain(void* argument) { /* each rank: its gradient in, everyone's mean out */
   slimComm_t comm = argument;
   slimTensor_t tensor; /* remembers the compression error for the next step */
   slimTensorStats_t stats = {sizeof stats};
   static float gradients[ranks][count];
   int rank;
   slimCommUserRank(comm, &rank);
-  float *gradient = gradients[rank];
+  float* gradient = gradients[rank];
   for (int i = 0; i < count; i++) gradient[i] = (float)(rank + 1) * (float)(i % 100 - 50);
 
   if (slimTensorCreate(&tensor, comm, "ef(qsgd(bits=4))", 0) != slimSuccess ||

@@ -8,14 +8,14 @@
 
 /* Activations stand transposed, a feature a row and a position a column: all products then read rows. */
 struct ModelBuffers {
-  int capacity, width;         /* positions a call; columns a row */
-  float *input;                /* context·embed × width */
-  float *hidden1, *hidden2;    /* hidden × width, after tanh */
-  float *output;               /* vocabulary × width: logits, then their gradient */
-  float *back1, *back2;        /* gradients before tanh, hidden × width */
-  float *backInput;            /* context·embed × width */
-  float *turned;               /* a gradient, a position a row */
-  float *column;               /* width */
+  int capacity, width;      /* positions a call; columns a row */
+  float* input;             /* context·embed × width */
+  float *hidden1, *hidden2; /* hidden × width, after tanh */
+  float* output;            /* vocabulary × width: logits, then their gradient */
+  float *back1, *back2;     /* gradients before tanh, hidden × width */
+  float* backInput;         /* context·embed × width */
+  float* turned;            /* a gradient, a position a row */
+  float* column;            /* width */
 };
 
 static uint64_t mix(uint64_t x) { /* splitmix64 */
@@ -34,11 +34,11 @@ static float randomNormal(uint64_t seed, uint64_t stream, uint64_t i) {
   return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-static float *floats(size_t count) { return calloc(count, sizeof(float)); }
+static float* floats(size_t count) { return calloc(count, sizeof(float)); }
 
-Model *modelCreate(ModelShape shape, int batch, uint64_t seed) {
-  Model *model = calloc(1, sizeof *model);
-  struct ModelBuffers *b = calloc(1, sizeof *b);
+Model* modelCreate(ModelShape shape, int batch, uint64_t seed) {
+  Model* model = calloc(1, sizeof *model);
+  struct ModelBuffers* b = calloc(1, sizeof *b);
   if (!model || !b) {
     free(model);
     free(b);
@@ -67,8 +67,8 @@ Model *modelCreate(ModelShape shape, int batch, uint64_t seed) {
   b->backInput = floats(in * w);
   b->turned = floats((h > v ? h : v) * w);
   b->column = floats(w);
-  if (!model->weight || !model->gradient || !model->velocity || !b->input || !b->hidden1 || !b->hidden2 ||
-      !b->output || !b->back1 || !b->back2 || !b->backInput || !b->turned || !b->column) {
+  if (!model->weight || !model->gradient || !model->velocity || !b->input || !b->hidden1 || !b->hidden2 || !b->output ||
+      !b->back1 || !b->back2 || !b->backInput || !b->turned || !b->column) {
     modelDestroy(model);
     return NULL;
   }
@@ -80,10 +80,10 @@ Model *modelCreate(ModelShape shape, int batch, uint64_t seed) {
   return model;
 }
 
-void modelDestroy(Model *model) {
+void modelDestroy(Model* model) {
   if (!model) return;
-  struct ModelBuffers *b = model->buffers;
-  float *const all[] = {model->weight, model->gradient, model->velocity, b->input,     b->hidden1, b->hidden2,
+  struct ModelBuffers* b = model->buffers;
+  float* const all[] = {model->weight, model->gradient, model->velocity, b->input,     b->hidden1, b->hidden2,
                         b->output,     b->back1,        b->back2,        b->backInput, b->turned,  b->column};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   free(b);
@@ -106,42 +106,42 @@ static float tangens(float x) {
 }
 
 /* out = weightᵀ·in + bias, out of `rows` rows; tanh of it if asked. */
-static void layer(const float *weight, const float *bias, const float *in, int depth, float *out, int rows, int width,
+static void layer(const float* weight, const float* bias, const float* in, int depth, float* out, int rows, int width,
                   int hidden) {
   gemm(rows, width, depth, weight, 1, (size_t)rows, in, (size_t)width, out, (size_t)width);
   for (int i = 0; i < rows; i++) {
-    float *row = out + (size_t)i * (size_t)width;
+    float* row = out + (size_t)i * (size_t)width;
     for (int s = 0; s < width; s++) row[s] += bias[i];
     for (int s = 0; hidden && s < width; s++) row[s] = tangens(row[s]);
   }
 }
 
-static void forward(Model *model, const uint8_t *text, const uint32_t *positions, int count) {
-  const ModelShape *shape = &model->shape;
-  struct ModelBuffers *b = model->buffers;
+static void forward(Model* model, const uint8_t* text, const uint32_t* positions, int count) {
+  const ModelShape* shape = &model->shape;
+  struct ModelBuffers* b = model->buffers;
   const int context = shape->context, embed = shape->embed, hidden = shape->hidden, width = b->width;
   for (int c = 0; c < context; c++)
     for (int s = 0; s < width; s++) {
       const uint8_t code = text[positions[s < count ? s : 0] - (uint32_t)(context - c)];
-      const float *row = model->weight + (size_t)code * (size_t)embed;
-      float *out = b->input + (size_t)c * (size_t)embed * (size_t)width + s;
+      const float* row = model->weight + (size_t)code * (size_t)embed;
+      float* out = b->input + (size_t)c * (size_t)embed * (size_t)width + s;
       for (int e = 0; e < embed; e++) out[(size_t)e * (size_t)width] = row[e];
     }
-  const float *weight1 = model->weight + model->offset[tensorHidden1];
-  const float *weight2 = model->weight + model->offset[tensorHidden2];
-  const float *weight3 = model->weight + model->offset[tensorOutput];
-  const float *bias = model->weight + model->offset[tensorBiases];
+  const float* weight1 = model->weight + model->offset[tensorHidden1];
+  const float* weight2 = model->weight + model->offset[tensorHidden2];
+  const float* weight3 = model->weight + model->offset[tensorOutput];
+  const float* bias = model->weight + model->offset[tensorBiases];
   layer(weight1, bias, b->input, context * embed, b->hidden1, hidden, width, 1);
   layer(weight2, bias + hidden, b->hidden1, hidden, b->hidden2, hidden, width, 1);
   layer(weight3, bias + 2 * hidden, b->hidden2, hidden, b->output, shape->vocabulary, width, 0);
 }
 
 /* Turns logits into probabilities and returns the summed loss of the first count columns. */
-static double softmax(Model *model, const uint8_t *text, const uint32_t *positions, int count) {
-  struct ModelBuffers *b = model->buffers;
+static double softmax(Model* model, const uint8_t* text, const uint32_t* positions, int count) {
+  struct ModelBuffers* b = model->buffers;
   const size_t width = (size_t)b->width;
   const int vocabulary = model->shape.vocabulary;
-  float *column = b->column;
+  float* column = b->column;
   memcpy(column, b->output, width * sizeof *column);
   for (int i = 1; i < vocabulary; i++)
     for (size_t s = 0; s < width; s++) {
@@ -155,7 +155,7 @@ static double softmax(Model *model, const uint8_t *text, const uint32_t *positio
   for (int s = 0; s < count; s++) loss -= b->output[(size_t)text[positions[s]] * width + (size_t)s];
   for (int i = 0; i < vocabulary; i++)
     for (size_t s = 0; s < width; s++) {
-      float *y = b->output + (size_t)i * width + s;
+      float* y = b->output + (size_t)i * width + s;
       *y = expf(*y);
       column[s] += *y;
     }
@@ -163,7 +163,7 @@ static double softmax(Model *model, const uint8_t *text, const uint32_t *positio
   return loss;
 }
 
-double modelLoss(Model *model, const uint8_t *text, const uint32_t *positions, int count) {
+double modelLoss(Model* model, const uint8_t* text, const uint32_t* positions, int count) {
   double loss = 0;
   for (int i = 0; i < count; i += model->buffers->capacity) {
     const int n = count - i < model->buffers->capacity ? count - i : model->buffers->capacity;
@@ -174,8 +174,8 @@ double modelLoss(Model *model, const uint8_t *text, const uint32_t *positions, i
 }
 
 /* The weights' and biases' gradient of a layer from its input and its output's gradient. */
-static void layerGradient(struct ModelBuffers *b, const float *in, int depth, const float *back, int rows, int count,
-                          float *weight, float *bias) {
+static void layerGradient(struct ModelBuffers* b, const float* in, int depth, const float* back, int rows, int count,
+                          float* weight, float* bias) {
   const size_t width = (size_t)b->width;
   enum { tile = 16 };
   for (int i0 = 0; i0 < rows; i0 += tile)
@@ -191,20 +191,20 @@ static void layerGradient(struct ModelBuffers *b, const float *in, int depth, co
 }
 
 /* The gradient at a layer's input; before tanh, if `activated` is what came out of it there. */
-static void layerBack(const struct ModelBuffers *b, const float *weight, int depth, const float *back, int rows,
-                      const float *activated, float *out) {
+static void layerBack(const struct ModelBuffers* b, const float* weight, int depth, const float* back, int rows,
+                      const float* activated, float* out) {
   const size_t width = (size_t)b->width;
   gemm(depth, b->width, rows, weight, (size_t)rows, 1, back, width, out, width);
   for (size_t i = 0; activated && i < (size_t)depth * width; i++) out[i] *= 1 - activated[i] * activated[i];
 }
 
-double modelGradient(Model *model, const uint8_t *text, const uint32_t *positions, int count) {
-  struct ModelBuffers *b = model->buffers;
+double modelGradient(Model* model, const uint8_t* text, const uint32_t* positions, int count) {
+  struct ModelBuffers* b = model->buffers;
   const int vocabulary = model->shape.vocabulary, hidden = model->shape.hidden, embed = model->shape.embed;
   const int context = model->shape.context, depth = context * embed;
   const size_t width = (size_t)b->width, *offset = model->offset;
   float *gradient = model->gradient, *bias = gradient + offset[tensorBiases];
-  const float *weight = model->weight;
+  const float* weight = model->weight;
 
   forward(model, text, positions, count);
   const double loss = softmax(model, text, positions, count);
@@ -224,16 +224,16 @@ double modelGradient(Model *model, const uint8_t *text, const uint32_t *position
   memset(gradient, 0, offset[tensorHidden1] * sizeof *gradient);
   for (int c = 0; c < context; c++)
     for (int s = 0; s < count; s++) {
-      float *row = gradient + (size_t)text[positions[s] - (uint32_t)(context - c)] * (size_t)embed;
-      const float *in = b->backInput + (size_t)c * (size_t)embed * width + (size_t)s;
+      float* row = gradient + (size_t)text[positions[s] - (uint32_t)(context - c)] * (size_t)embed;
+      const float* in = b->backInput + (size_t)c * (size_t)embed * width + (size_t)s;
       for (int e = 0; e < embed; e++) row[e] += in[(size_t)e * width];
     }
   return loss;
 }
 
-void modelStep(Model *model, float rate, float momentum) {
+void modelStep(Model* model, float rate, float momentum) {
   float *weight = model->weight, *velocity = model->velocity;
-  const float *gradient = model->gradient;
+  const float* gradient = model->gradient;
   for (size_t i = 0; i < model->count; i++) {
     velocity[i] = momentum * velocity[i] + gradient[i];
     weight[i] -= rate * velocity[i];

@@ -6,8 +6,8 @@
 #include <string.h>
 
 /* Okabe and Ito's colours; their yellow is left out, it is hard to see on white. */
-static const char *const palette[] = {"#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-                                      "#7a5195"};
+static const char* const palette[] = {"#000000", "#0072b2", "#d55e00", "#009e73",
+                                      "#cc79a7", "#e69f00", "#56b4e9", "#7a5195"};
 
 enum {
   panelWidth = 440,
@@ -15,7 +15,7 @@ enum {
   marginLeft = 76,
   marginRight = 22,
   panelTop = 104,
-  panelFoot = 60,   /* ticks and axis title */
+  panelFoot = 60, /* ticks and axis title */
   legendRow = 22,
   maxTicks = 16
 };
@@ -30,13 +30,13 @@ typedef struct {
 static int usable(double value, int logarithmic) { return isfinite(value) && (!logarithmic || value > 0); }
 static double scaled(double value, int logarithmic) { return logarithmic ? log10(value) : value; }
 
-static void addTick(Axis *axis, double at) {
+static void addTick(Axis* axis, double at) {
   const double slack = 1e-9 * (axis->high - axis->low);
   if (axis->ticks < maxTicks && at >= axis->low - slack && at <= axis->high + slack) axis->tick[axis->ticks++] = at;
 }
 
 /* Chooses the ticks of an axis that goes from low to high; `round` widens it to whole ticks. */
-static void axisTicks(Axis *axis, int wanted, int round) {
+static void axisTicks(Axis* axis, int wanted, int round) {
   if (!(axis->high > axis->low)) {
     axis->low -= 0.5;
     axis->high += 0.5;
@@ -67,7 +67,7 @@ static void axisTicks(Axis *axis, int wanted, int round) {
   for (double i = ceil(axis->low / step - 1e-9); i * step <= axis->high + 1e-9 * step; i++) addTick(axis, i * step);
 }
 
-static Axis axisOf(const PlotPanel *panel, int vertical) {
+static Axis axisOf(const PlotPanel* panel, int vertical) {
   Axis axis = {.low = INFINITY, .high = -INFINITY, .logarithmic = vertical ? panel->yLog : panel->xLog};
   for (size_t s = 0; s < panel->count; s++)
     for (size_t i = 0; i < panel->series[s].count; i++) {
@@ -86,9 +86,9 @@ static Axis axisOf(const PlotPanel *panel, int vertical) {
   return axis;
 }
 
-static void text(FILE *out, const char *s) {
+static void text(FILE* out, const char* s) {
   for (; *s; s++) {
-    const char *escape = *s == '<' ? "&lt;" : *s == '>' ? "&gt;" : *s == '&' ? "&amp;" : *s == '"' ? "&quot;" : NULL;
+    const char* escape = *s == '<' ? "&lt;" : *s == '>' ? "&gt;" : *s == '&' ? "&amp;" : *s == '"' ? "&quot;" : NULL;
     if (escape) {
       fputs(escape, out);
     } else {
@@ -97,18 +97,18 @@ static void text(FILE *out, const char *s) {
   }
 }
 
-static void label(FILE *out, double x, double y, const char *attributes, const char *s) {
+static void label(FILE* out, double x, double y, const char* attributes, const char* s) {
   fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, attributes);
   text(out, s);
   fputs("</text>\n", out);
 }
 
 /* A tick's number: 2.5, 20, 100k, 3M. */
-static void tickName(char *name, size_t size, const Axis *axis, int tick) {
+static void tickName(char* name, size_t size, const Axis* axis, int tick) {
   double value = axis->tick[tick];
   if (axis->logarithmic) value = pow(10, value);
   const double magnitude = fabs(value);
-  const char *suffix = "";
+  const char* suffix = "";
   if (magnitude >= 0.9999e9) {
     value /= 1e9, suffix = "G";
   } else if (magnitude >= 0.9999e6) {
@@ -126,7 +126,7 @@ static void tickName(char *name, size_t size, const Axis *axis, int tick) {
   }
 }
 
-static void panelWrite(FILE *out, const PlotPanel *panel, size_t number, double left) {
+static void panelWrite(FILE* out, const PlotPanel* panel, size_t number, double left) {
   Axis x = axisOf(panel, 0), y = axisOf(panel, 1);
   const double xScale = panelWidth / (x.high - x.low), yScale = panelHeight / (y.high - y.low);
   const double top = panelTop, bottom = panelTop + panelHeight, middle = left + panelWidth / 2.0;
@@ -162,8 +162,8 @@ static void panelWrite(FILE *out, const PlotPanel *panel, size_t number, double 
           number, left, top, panelWidth, panelHeight, number);
   /* The first series last, so that it lies on top. */
   for (size_t s = panel->count; s-- > 0;) {
-    const PlotSeries *series = &panel->series[s];
-    const char *color = palette[series->color <= 0 ? 0 : 1 + (series->color - 1) % 7];
+    const PlotSeries* series = &panel->series[s];
+    const char* color = palette[series->color <= 0 ? 0 : 1 + (series->color - 1) % 7];
     int begun = 0;
     for (size_t i = 0; i < series->count; i++) {
       if (!usable(series->x[i], panel->xLog) || !usable(series->y[i], panel->yLog)) continue;
@@ -180,11 +180,11 @@ static void panelWrite(FILE *out, const PlotPanel *panel, size_t number, double 
   fprintf(out, "</g>\n<path class=\"axis\" d=\"M%.1f %.1fV%.1fH%.1f\"/>\n", left, top, bottom, left + panelWidth);
 }
 
-int plotWrite(const char *path, const char *title, const char *subtitle, const PlotPanel *panels, size_t count) {
-  FILE *out = fopen(path, "w");
+int plotWrite(const char* path, const char* title, const char* subtitle, const PlotPanel* panels, size_t count) {
+  FILE* out = fopen(path, "w");
   if (!out) return -1;
   const double stride = marginLeft + panelWidth + marginRight, width = (double)count * stride;
-  const PlotPanel *first = panels;
+  const PlotPanel* first = panels;
   size_t longest = 1;
   for (size_t s = 0; count && s < first->count; s++) {
     const size_t length = strlen(first->series[s].label);
@@ -211,7 +211,7 @@ int plotWrite(const char *path, const char *title, const char *subtitle, const P
   fputs("<g stroke-width=\"1.8\" stroke=\"none\">\n", out);
   for (size_t p = 0; p < count; p++) panelWrite(out, &panels[p], p, (double)p * stride + marginLeft);
   for (size_t s = 0; count && s < first->count; s++) {
-    const PlotSeries *series = &first->series[s];
+    const PlotSeries* series = &first->series[s];
     const double x = marginLeft + (double)(s % columns) * entry;
     const double y = legendTop + (double)(s / columns) * legendRow;
     fprintf(out, "<path stroke=\"%s\"%s%s d=\"M%.1f %.1fh28\"/>\n",

@@ -9,14 +9,14 @@
 
 static const char licenses[] = "/usr/share/common-licenses";
 
-static int fail(const char *path, const char *reason) {
+static int fail(const char* path, const char* reason) {
   fprintf(stderr, "train: %s: %s\n", path, reason);
   return -1;
 }
 
 /* Appends a file's bytes and its positions. Skips a file whose bytes an earlier file had already, if `distinct`. */
-static int append(Text *text, const char *path, int context, int distinct, size_t *starts) {
-  FILE *file = fopen(path, "rb");
+static int append(Text* text, const char* path, int context, int distinct, size_t* starts) {
+  FILE* file = fopen(path, "rb");
   if (!file) return fail(path, strerror(errno));
   struct stat info;
   if (fstat(fileno(file), &info) || !S_ISREG(info.st_mode)) {
@@ -28,11 +28,11 @@ static int append(Text *text, const char *path, int context, int distinct, size_
     fclose(file);
     return fail(path, "more than 1 GiB of text");
   }
-  uint8_t *codes = realloc(text->codes, start + size + 1);
+  uint8_t* codes = realloc(text->codes, start + size + 1);
   if (codes) text->codes = codes;
-  uint32_t *train = realloc(text->train, (start + size + 1) * sizeof *train);
+  uint32_t* train = realloc(text->train, (start + size + 1) * sizeof *train);
   if (train) text->train = train;
-  uint32_t *valid = realloc(text->valid, (start + size + 1) * sizeof *valid);
+  uint32_t* valid = realloc(text->valid, (start + size + 1) * sizeof *valid);
   if (valid) text->valid = valid;
   if (!codes || !train || !valid) {
     fclose(file);
@@ -54,19 +54,17 @@ static int append(Text *text, const char *path, int context, int distinct, size_
   return 0;
 }
 
-static int compareNames(const struct dirent **a, const struct dirent **b) {
-  return strcmp((*a)->d_name, (*b)->d_name);
-}
+static int compareNames(const struct dirent** a, const struct dirent** b) { return strcmp((*a)->d_name, (*b)->d_name); }
 
-int textLoad(Text *text, const char *const *paths, int count, int context) {
+int textLoad(Text* text, const char* const* paths, int count, int context) {
   *text = (Text){0};
-  struct dirent **entries = NULL;
+  struct dirent** entries = NULL;
   const int named = count > 0;
   if (!named) {
     count = scandir(licenses, &entries, NULL, compareNames);
     if (count < 0) return fail(licenses, "not found: give a text with --text FILE");
   }
-  size_t *starts = malloc((size_t)(count + 1) * sizeof *starts);
+  size_t* starts = malloc((size_t)(count + 1) * sizeof *starts);
   int result = starts ? 0 : fail("text", "out of memory");
   for (int f = 0; f < count && !result; f++) {
     char path[512];
@@ -87,7 +85,7 @@ int textLoad(Text *text, const char *const *paths, int count, int context) {
   return result;
 }
 
-void textFree(Text *text) {
+void textFree(Text* text) {
   free(text->codes);
   free(text->train);
   free(text->valid);

@@ -19,7 +19,7 @@
 static int processRank, processCount = 1;
 
 /* Ends the program from whichever rank came first. */
-__attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char *format, ...) {
+__attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char* format, ...) {
   static atomic_flag ended = ATOMIC_FLAG_INIT;
   if (atomic_flag_test_and_set(&ended))
     for (;;) pause();
@@ -36,7 +36,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char *fo
   _exit(1);
 }
 
-static void check(slimResult_t result, const char *what) {
+static void check(slimResult_t result, const char* what) {
   if (result != slimSuccess) fatal("%s: %s: %s", what, slimGetErrorString(result), slimGetLastError());
 }
 
@@ -46,16 +46,16 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void trainerInit(int *argc, char ***argv) {
+void trainerInit(int* argc, char*** argv) {
 #ifdef SLIM_MPI
   MPI_Init(argc, argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &processRank);
   MPI_Comm_size(MPI_COMM_WORLD, &processCount);
 #else
   (void)argc, (void)argv;
-  static const char *const launchers[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE"};
+  static const char* const launchers[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE"};
   for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
-    const char *size = getenv(launchers[i]);
+    const char* size = getenv(launchers[i]);
     if (size && atoi(size) > 1) fatal("this program was built without MPI: under mpirun use train_mpi");
   }
 #endif
@@ -67,19 +67,19 @@ void trainerFinish(void) {
 #endif
 }
 
-int trainerRanks(const Options *options) { return processCount > 1 ? processCount : options->ranks; }
+int trainerRanks(const Options* options) { return processCount > 1 ? processCount : options->ranks; }
 int trainerPrints(void) { return processRank == 0; }
 
-static ModelShape shapeOf(const Options *options, const Text *text) {
+static ModelShape shapeOf(const Options* options, const Text* text) {
   return (ModelShape){text->vocabulary, options->context, options->embed, options->hidden};
 }
 
-size_t trainerParameters(const Options *options, const Text *text) {
+size_t trainerParameters(const Options* options, const Text* text) {
   const size_t v = (size_t)text->vocabulary, e = (size_t)options->embed, h = (size_t)options->hidden;
   return v * e + (size_t)options->context * e * h + h * h + h * v + h + h + v;
 }
 
-int trainerCheckSpec(const char *spec) {
+int trainerCheckSpec(const char* spec) {
   slimComm_t comm;
   slimTensor_t tensor;
   check(slimCommInitLocal(&comm, 1, NULL), "slimCommInitLocal");
@@ -96,31 +96,31 @@ int trainerCheckSpec(const char *spec) {
 /* ---- One rank -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-  const Options *options;
-  const Text *text;
-  Run *run; /* written by one rank of a process alone: `keeps` */
+  const Options* options;
+  const Text* text;
+  Run* run; /* written by one rank of a process alone: `keeps` */
   slimComm_t comm;
 } Worker;
 
 /* Sum over ranks of n doubles, the same bits everywhere. */
-static void sumOverRanks(double *values, size_t n, slimComm_t comm) {
+static void sumOverRanks(double* values, size_t n, slimComm_t comm) {
   check(slimAllReduce(values, values, n, slimFloat64, slimSum, NULL, comm, NULL), "slimAllReduce");
 }
 
-static void progress(const Run *run, int steps, const Evaluation *last, double started, int done) {
+static void progress(const Run* run, int steps, const Evaluation* last, double started, int done) {
   static double printed;
   const int tty = isatty(STDERR_FILENO);
   const double t = now();
   if (!trainerPrints() || (!done && t - printed < (tty ? 0.1 : 20))) return;
   printed = t;
   fprintf(stderr, "%s[%d/%d] %s  step %d/%d  train %.3f  validation %.3f  %.1f s%s", tty ? "\r\033[K" : "", run->number,
-          run->total, run->spec ? run->spec : "uncompressed", last->step, steps, last->train, last->valid,
-          t - started, tty && !done ? "" : "\n");
+          run->total, run->spec ? run->spec : "uncompressed", last->step, steps, last->train, last->valid, t - started,
+          tty && !done ? "" : "\n");
   fflush(stderr);
 }
 
 /* What the tensors' calls sent and took on this rank so far. */
-static slimTensorStats_t statsOf(const slimTensor_t *tensors) {
+static slimTensorStats_t statsOf(const slimTensor_t* tensors) {
   slimTensorStats_t sum = {.size = sizeof sum};
   for (int t = 0; t < modelTensors; t++) {
     slimTensorStats_t stats = {.size = sizeof stats};
@@ -135,7 +135,7 @@ static slimTensorStats_t statsOf(const slimTensor_t *tensors) {
   return sum;
 }
 
-static int evaluates(const Options *options, int step) {
+static int evaluates(const Options* options, int step) {
   const int every = options->evalEvery;
   return step % every == 0 || step == options->steps || step == every / 2 || step == every / 4;
 }
@@ -146,8 +146,15 @@ static double schedule(int step, int steps) {
   return fmin(1, fmin(rise, fall));
 }
 
+/* What a gradient longer than `clip` is multiplied by. All ranks see the same gradient, so all get the same number. */
+static double clipping(const Model* model, double clip) {
+  double squares = 0;
+  for (size_t i = 0; i < model->count; i++) squares += (double)model->gradient[i] * model->gradient[i];
+  return clip > 0 && squares > clip * clip ? clip / sqrt(squares) : 1;
+}
+
 /* The bits of all parameters, as one number. */
-static uint64_t fingerprint(const Model *model) {
+static uint64_t fingerprint(const Model* model) {
   uint64_t hash = 14695981039346656037u; /* FNV-1a over words */
   for (size_t i = 0; i < model->count; i++) {
     uint32_t word;
@@ -157,12 +164,12 @@ static uint64_t fingerprint(const Model *model) {
   return hash;
 }
 
-static void *train(void *argument) {
-  Worker *worker = argument;
-  const Options *options = worker->options;
-  const Text *text = worker->text;
-  Run *run = worker->run;
-  const char *spec = run->spec;
+static void* train(void* argument) {
+  Worker* worker = argument;
+  const Options* options = worker->options;
+  const Text* text = worker->text;
+  Run* run = worker->run;
+  const char* spec = run->spec;
   slimComm_t comm = worker->comm;
   int rank, ranks;
   check(slimCommUserRank(comm, &rank), "slimCommUserRank");
@@ -170,7 +177,7 @@ static void *train(void *argument) {
 
   const int keeps = rank == 0 || processCount > 1;
   const int batch = options->batch / ranks;
-  Model *model = modelCreate(shapeOf(options, text), batch, run->seed);
+  Model* model = modelCreate(shapeOf(options, text), batch, run->seed);
   const size_t samples = options->evalSamples && (size_t)options->evalSamples < text->validCount
                              ? (size_t)options->evalSamples
                              : text->validCount;
@@ -215,14 +222,17 @@ static void *train(void *argument) {
 
     trainLoss += modelGradient(model, text->codes, positions, batch);
     trainBatches++;
+    double ready = 0;
+    sumOverRanks(&ready, 1, comm); /* so that the times below are the exchange's, not the wait for the slowest rank */
     const double before = now();
     for (int t = 0; t < modelTensors; t++) {
-      float *gradient = model->gradient + model->offset[t];
+      float* gradient = model->gradient + model->offset[t];
       const size_t count = model->offset[t + 1] - model->offset[t];
       check(slimAllReduce(gradient, gradient, count, slimFloat32, slimAvg, tensors[t], comm, NULL), "slimAllReduce");
     }
     exchange += now() - before;
-    modelStep(model, (float)(run->rate * schedule(step, options->steps)), (float)options->momentum);
+    const double rate = run->rate * schedule(step, options->steps) * clipping(model, options->clip);
+    modelStep(model, (float)rate, (float)options->momentum);
   }
 
   /* Do all replicas have the same bits? The smallest and the largest fingerprint tell. */
@@ -261,7 +271,7 @@ static void *train(void *argument) {
   return NULL;
 }
 
-void trainerRun(const Options *options, const Text *text, Run *run) {
+void trainerRun(const Options* options, const Text* text, Run* run) {
   slimConfig_t config = SLIM_CONFIG_INITIALIZER;
   config.seed = run->seed;
   run->evaluations = NULL;
@@ -276,9 +286,9 @@ void trainerRun(const Options *options, const Text *text, Run *run) {
   }
 #endif
   const int ranks = options->ranks;
-  slimComm_t *comms = calloc((size_t)ranks, sizeof *comms);
-  pthread_t *threads = calloc((size_t)ranks, sizeof *threads);
-  Worker *workers = calloc((size_t)ranks, sizeof *workers);
+  slimComm_t* comms = calloc((size_t)ranks, sizeof *comms);
+  pthread_t* threads = calloc((size_t)ranks, sizeof *threads);
+  Worker* workers = calloc((size_t)ranks, sizeof *workers);
   if (!comms || !threads || !workers) fatal("out of memory");
   check(slimCommInitLocal(comms, ranks, &config), "slimCommInitLocal");
   for (int r = 0; r < ranks; r++) {
@@ -292,7 +302,7 @@ void trainerRun(const Options *options, const Text *text, Run *run) {
   free(workers);
 }
 
-void trainerFreeRun(Run *run) {
+void trainerFreeRun(Run* run) {
   free(run->evaluations);
   run->evaluations = NULL;
   run->count = 0;

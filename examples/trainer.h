@@ -9,22 +9,23 @@
 
 typedef struct {
   int step;
-  double train; /* mean loss of the batches since the last evaluation (at step 0: of the first batch), nats a character */
+  double
+      train; /* mean loss of the batches since the last evaluation (at step 0: of the first batch), nats a character */
   double valid; /* loss on held-out text */
   double bytes; /* sent so far, mean over ranks */
 } Evaluation;
 
 typedef struct {
-  const char *spec; /* NULL: uncompressed */
+  const char* spec; /* NULL: uncompressed */
   uint64_t seed;
   double rate;
   int number, total; /* for the progress line: run number of total */
 
   /* Results: the same on every rank */
   char printed[512]; /* the spec with both directions */
-  Evaluation *evaluations;
+  Evaluation* evaluations;
   int count;
-  double stepBytes, plainBytes;                                         /* a step and rank */
+  double stepBytes, plainBytes;                                        /* a step and rank */
   double encodeSeconds, exchangeSeconds, reduceSeconds, decodeSeconds; /* a step, mean over ranks */
   int identical; /* all ranks ended with the same bits in all parameters */
   double seconds;
@@ -32,18 +33,18 @@ typedef struct {
 
 /* Starts MPI where the program was built with it; trainerRanks: how many ranks train. Both end the program with a
  * message where something is wrong. */
-void trainerInit(int *argc, char ***argv);
-int trainerRanks(const Options *options);
+void trainerInit(int* argc, char*** argv);
+int trainerRanks(const Options* options);
 /* 1 on the rank that prints. */
 int trainerPrints(void);
 void trainerFinish(void);
 
 /* Checks a spec as far as that is possible without data. Returns 0, or −1 after the library's message on stderr. */
-int trainerCheckSpec(const char *spec);
+int trainerCheckSpec(const char* spec);
 /* Trains; fills run's results. Ends the program with a message where a collective fails. */
-void trainerRun(const Options *options, const Text *text, Run *run);
-void trainerFreeRun(Run *run);
+void trainerRun(const Options* options, const Text* text, Run* run);
+void trainerFreeRun(Run* run);
 /* Parameters of the model. */
-size_t trainerParameters(const Options *options, const Text *text);
+size_t trainerParameters(const Options* options, const Text* text);
 
 #endif
