@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { longest = 1 << 30 }; /* bytes in a message: MPI counts in int */
 
@@ -20,6 +21,7 @@ typedef struct {
   slimTransport base;
   MPI_Comm comm;
   exchange exchanges[slimExchanges];
+  bool crowded; /* this machine's ranks outnumber its cores */
   bool broken;
   char why[256];
 } endpoint;
@@ -126,10 +128,10 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
       return saysMpi(me, "MPI could not finish a message", code);
     }
     if (done) break;
-    if (turn % 16) continue;
-    sched_yield(); /* ranks may outnumber cores */
+    if (!me->crowded && turn % 16) continue;
+    sched_yield();
     const double waited = seconds() - start;
-    if (waited > 1e-3) nanosleep(&(struct timespec){0, 20000}, NULL);
+    if (waited > (me->crowded ? 1e-4 : 1e-3)) nanosleep(&(struct timespec){0, 20000}, NULL);
     if (waited <= timeout) continue;
     for (int i = 0; i < e->n; i++) { /* Testall leaves requests whole until all are done */
       int one = 0;
@@ -193,6 +195,7 @@ slimResult_t slimMpiTransport(slimTransport** transport, MPI_Comm comm) {
     MPI_Comm_size(node, &me->base.neighbours);
     MPI_Comm_free(&node);
   }
+  me->crowded = me->base.neighbours > sysconf(_SC_NPROCESSORS_ONLN);
   *transport = &me->base;
   return slimSuccess;
 }

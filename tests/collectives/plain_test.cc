@@ -151,7 +151,14 @@ TEST_P(Plain, EveryOpAndCollective) {
       });
     }
 }
-INSTANTIATE_TEST_SUITE_P(Types, Plain, testing::Range(slimInt8, (slimDataType_t)(slimBfloat16 + 1)),
+// Over MPI fewer: the sums are the same code.
+std::vector<slimDataType_t> types() {
+  if (overMpi()) return {slimInt8, slimBfloat16, slimFloat64};
+  std::vector<slimDataType_t> all;
+  for (int t = slimInt8; t <= slimBfloat16; t++) all.push_back((slimDataType_t)t);
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Types, Plain, testing::ValuesIn(types()),
                          [](const auto& info) { return std::string(slimTypeName(info.param)); });
 
 TEST(PlainFloats, MaxAndMinPassNanOn) {
