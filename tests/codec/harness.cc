@@ -21,16 +21,16 @@ using ref::Type;
 // ---- Inputs ---------------------------------------------------------------------------------------------------------
 
 const char* nameOf(Input input) {
-  static const char* const kNames[] = {"normal",   "laplace", "heavy tail", "sparse",    "constant",
-                                       "denormal", "zero",    "huge",       "tiny",      "spike",
-                                       "scales",   "ties",    "integer",    "non-finite"};
+  static const char* const kNames[] = {"normal",   "laplace", "heavy tail", "sparse",   "constant",
+                                       "denormal", "zero",    "huge",       "tiny",     "spike",
+                                       "scales",   "ties",    "integer",    "plateaus", "non-finite"};
   return kNames[static_cast<int>(input)];
 }
 
 const std::vector<Input> kFiniteInputs = {Input::kNormal,   Input::kLaplace,  Input::kHeavyTail, Input::kSparse,
                                           Input::kConstant, Input::kDenormal, Input::kZero,      Input::kHuge,
                                           Input::kTiny,     Input::kSpike,    Input::kScales,    Input::kTies,
-                                          Input::kInteger};
+                                          Input::kInteger,  Input::kPlateaus};
 
 Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
   // Only the engine's bits are used: the standard distributions differ between libraries.
@@ -42,6 +42,7 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
   if (type == Type::kBf16) largest = 3.38e38, denormal = std::ldexp(1.0, -133);
   if (type == Type::kFp64) largest = 1.7e308, tiny = 1e-310, denormal = std::ldexp(1.0, -1074);
   double limit = type == Type::kFp16 ? 60000 : largest;
+  double plateau = 0;
   Bytes elements(n * typeBytes(type));
   for (size_t i = 0; i < n; i++) {
     double value = 0, sign = random() & 1 ? -1.0 : 1.0;
@@ -85,6 +86,10 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
         break;
       case Input::kInteger:
         value = sign * static_cast<double>(random() % 16) * 0.5;
+        break;
+      case Input::kPlateaus:
+        if (i % 64 == 0) plateau = 0.1 + uniform();
+        value = sign * plateau;
         break;
       case Input::kNonFinite: {
         value = normal();

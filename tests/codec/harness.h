@@ -28,6 +28,7 @@ enum class Input {
   kScales,     // each block another power of ten
   kTies,       // few magnitudes, many times each
   kInteger,    // small integers and halves: sums and roundings hit ties
+  kPlateaus,   // 64 times the same magnitude: all sit at the top level, which rounding may overshoot
   kNonFinite,  // normal, with NaN, Inf and −Inf in some places
 };
 const char* nameOf(Input input);

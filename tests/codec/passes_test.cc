@@ -44,6 +44,7 @@ const Spec kSpecs[] = {
     {"none(qsgd(levels=5))", "none(qsgd(levels=5,norm=2,rounding=nearest))"},
     {"none(qsgd(levels=127))", "none(qsgd(levels=256))"},
     {"none(qsgd(levels=256,norm=2))", "none(qsgd(levels=16,block=128))"},
+    {"none(qsgd(levels=32767,block=64))", "none(qsgd(levels=9999,norm=2,block=64))"},
     {"ef(qsgd(bits=4))", "ef(qsgd(bits=4))"},
     {"ef(qsgd(bits=2,rounding=stochastic))", "ef(qsgd(bits=3,rounding=stochastic,norm=2))"},
     {"ef(qsgd(bits=8,norm=2,block=64))", "ef(qsgd(bits=8))"},
