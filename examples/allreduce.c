@@ -7,7 +7,7 @@ enum { ranks = 4, count = 1 << 20 };
 static void* rankMain(void* argument) { /* each rank: its gradient in, everyone's mean out */
   slimComm_t comm = argument;
   slimTensor_t tensor; /* remembers the compression error for the next step */
-  slimTensorStats_t stats = {sizeof stats};
+  slimTensorStats_t stats = {.size = sizeof stats};
   static float gradients[ranks][count];
   int rank;
   slimCommUserRank(comm, &rank);

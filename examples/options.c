@@ -26,7 +26,7 @@ static const Options defaults = {.ranks = 4,
                                  .evalEvery = 40,
                                  .evalSamples = 4096,
                                  .seed = 1,
-                                 .rate = 1.6,
+                                 .rate = 3.2,
                                  .momentum = 0.0,
                                  .clip = 1.0};
 

@@ -42,16 +42,26 @@ __attribute__((format(printf, 3, 4))) static void cell(Table* table, int column,
   va_end(arguments);
 }
 
+/* Characters of UTF-8 text. */
+static int widthOf(const char* s) {
+  int width = 0;
+  for (; *s; s++) width += ((unsigned char)*s & 0xc0) != 0x80;
+  return width;
+}
+
 /* The first row is the heading; the first column is set left, the others right. */
 static void tablePrint(Table* table) {
   int widths[maxColumns] = {0};
   for (int r = 0; r < table->rows; r++)
     for (int c = 0; c < table->columns; c++) {
-      const int length = (int)strlen(table->cells[r][c]);
-      if (length > widths[c]) widths[c] = length;
+      const int width = widthOf(table->cells[r][c]);
+      if (width > widths[c]) widths[c] = width;
     }
   for (int r = 0; r < table->rows; r++) {
-    for (int c = 0; c < table->columns; c++) printf(c ? "| %*s " : "| %-*s ", widths[c], table->cells[r][c]);
+    for (int c = 0; c < table->columns; c++) {
+      const int space = widths[c] - widthOf(table->cells[r][c]);
+      printf("| %*s%s%*s ", c ? space : 0, "", table->cells[r][c], c ? 0 : space, "");
+    }
     puts("|");
     for (int c = 0; r == 0 && c < table->columns; c++) {
       printf(c ? "|-" : "|:");
