@@ -68,7 +68,8 @@ SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
 
 /* A tensor slot of comm. spec: a compressor (docs/specs.md), e.g. "ef(topk(ratio=0.01))" or
  * "up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8))". slot: the tensor's number, the same on all ranks, unused so far.
- * Count, type, collective and algorithm are fixed by the first call that uses the tensor; its state is allocated then.
+ * Count, type, collective, root and algorithm are fixed by the first call that uses the tensor; its state is allocated
+ * then.
  */
 SLIM_API slimResult_t slimTensorCreate(slimTensor_t* tensor, slimComm_t comm, const char* spec, uint32_t slot);
 SLIM_API slimResult_t slimTensorDestroy(slimTensor_t tensor);
@@ -82,10 +83,12 @@ SLIM_API slimResult_t slimTensorSetShift(slimTensor_t tensor, const void* shift,
  * learning rate where the rate is inside the memory (Mem-SGD, arXiv 1809.07599). Same factor on all ranks; finite, > 0.
  */
 SLIM_API slimResult_t slimTensorRescale(slimTensor_t tensor, double factor);
-/* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. sendbuff: the x of the last
- * call, unchanged and not reduced in place. */
+/* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. Uplink ef only; once, after a
+ * call that was not in place, before any rescale, reset or load. sendbuff: the x of that call, unchanged. The
+ * downlink's memory keeps what it held back of that step. */
 SLIM_API slimResult_t slimTensorCancelStep(slimTensor_t tensor, const void* sendbuff);
-/* Forgets all state and starts again from step 0. */
+/* Forgets all state and starts again from step 0, like a new tensor: another count or collective may follow. Wanted
+ * after a call that failed half-way (its error says so). */
 SLIM_API slimResult_t slimTensorReset(slimTensor_t tensor);
 
 /* What a tensor's calls did so far on this rank. Errors are of the last call unless said otherwise. */
@@ -111,7 +114,13 @@ SLIM_API slimResult_t slimStateLoad(slimComm_t comm, const char* path);
 
 /* ---- Collectives --------------------------------------------------------------------------------------------------
  * Buffers are host memory, aligned to their element. tensor = NULL: plain, uncompressed; so are integer types and ops
- * other than sum and avg. In place where NCCL allows it. All ranks end with identical bits. stream: NULL on the CPU. */
+ * other than sum and avg. In place where NCCL allows it. All ranks end with identical bits. stream: NULL on the CPU.
+ *
+ * First all ranks compare what they are about to do. Where they differ, each returns slimInvalidUsage with the same
+ * words, naming field and ranks; where a rank cannot make the call, the others return slimRemoteError naming it;
+ * nothing has changed then, and the communicator goes on. (A single wrong argument, like NULL, is answered at once on
+ * its own rank.) A rank that does not come within the timeout: slimRemoteError names it, and the communicator is of no
+ * more use. Plain: max and min of NaN are NaN, integers wrap around, their avg rounds towards zero. */
 typedef void* slimStream_t;
 
 /* recvbuff[i] = sum or mean over ranks of sendbuff[i]. */

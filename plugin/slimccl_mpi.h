@@ -1,4 +1,5 @@
-/* SlimCCL over MPI: the one call of the API that needs an MPI_Comm. Link libslimccl_mpi_transport beside libslimccl. */
+/* SlimCCL over MPI: the one call of the API that needs an MPI_Comm. A library of its own (//plugin:slimccl_mpi), so
+ * that libslimccl does not need MPI. */
 #ifndef SLIMCCL_MPI_H_
 #define SLIMCCL_MPI_H_
 
