@@ -97,7 +97,7 @@ static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_con
 
 /* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */
 static inline void slimPrefetch(const void* at, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)at + i, 0, 2);
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)at + i, 0, 3);
 }
 
 /* The product of the low halves of 64-bit lanes. */

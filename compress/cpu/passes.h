@@ -57,6 +57,7 @@ static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict 
 #endif
 }
 
+/* u = x + sigma·s. */
 static inline void SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
                                   uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
