@@ -117,9 +117,10 @@ TEST(Train, ComparesAndWritesCsvAndPlot) {
 TEST(Train, SameSeedGivesSameLosses) {
   const std::string first = temporary("first.csv"), second = temporary("second.csv"), other = temporary("other.csv");
   const std::string arguments = tiny() + "--compress 'ef(rotate(onebit))' --csv ";
-  ASSERT_EQ(run(arguments + first).status, 0);
-  ASSERT_EQ(run(arguments + second).status, 0);
-  ASSERT_EQ(run(arguments + other + " --seed 2").status, 0);
+  for (const std::string& rest : {first, second, other + " --seed 2"}) {
+    const Result result = run(arguments + rest);
+    ASSERT_EQ(result.status, 0) << result.output;
+  }
   EXPECT_EQ(contents(first), contents(second));
   EXPECT_NE(contents(first), contents(other));
 }
