@@ -140,12 +140,10 @@ const char* callersPath(const char* path) {
   const char* folder = getenv("BUILD_WORKING_DIRECTORY");
   if (folder && getenv("BAZELW_PWD")) folder = getenv("BAZELW_PWD");
   if (!path || *path == '/' || !folder) return path;
-  static char* all[maxTexts + 2]; /* kept until the end; every path is asked for once */
+  static char joined[maxTexts + 2][4096]; /* every path is asked for once */
   static int count;
-  if (count >= maxTexts + 2) return path;
-  char* joined = malloc(strlen(folder) + strlen(path) + 2);
-  if (!joined) return path;
-  sprintf(joined, "%s/%s", folder, path);
-  all[count++] = joined;
-  return joined;
+  const int full = count == maxTexts + 2 || strlen(folder) + strlen(path) + 2 > sizeof *joined;
+  if (full) return path;
+  strcat(strcat(strcpy(joined[count], folder), "/"), path); /* fits: see above */
+  return joined[count++];
 }
