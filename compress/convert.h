@@ -61,8 +61,24 @@ static inline void slimHalvesToFloats(float* restrict out, const uint16_t* restr
 /* Finite input; magnitudes above 65504 become 65504. n is a multiple of 64. */
 static inline void slimFloatsToHalvesSaturated(uint16_t* restrict out, const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  slimFloatsToHalves(out, v, n);
-  for (uint32_t i = 0; i < n; i++) out[i] = (uint16_t)((out[i] & 0x7fff) == 0x7c00 ? out[i] - 1 : out[i]);
+#if defined(__AVX512F__)
+  const __m512 most = _mm512_set1_ps(65504), least = _mm512_set1_ps(-65504);
+  for (uint32_t i = 0; i < n; i += 16) {
+    const __m512 x = _mm512_max_ps(_mm512_min_ps(_mm512_loadu_ps(v + i), most), least);
+    _mm256_storeu_si256((__m256i*)(void*)(out + i), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif defined(__F16C__)
+  const __m256 most = _mm256_set1_ps(65504), least = _mm256_set1_ps(-65504);
+  for (uint32_t i = 0; i < n; i += 8) {
+    const __m256 x = _mm256_max_ps(_mm256_min_ps(_mm256_loadu_ps(v + i), most), least);
+    _mm_storeu_si128((__m128i*)(void*)(out + i), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#else
+  for (uint32_t i = 0; i < n; i++) {
+    const uint16_t h = slimToHalf(v[i]);
+    out[i] = (uint16_t)((h & 0x7fff) == 0x7c00 ? h - 1 : h);
+  }
+#endif
 }
 
 /* fp8 of a magnitude that is finite and inside the format's range: exponent bias and mantissa bits of e4m3 or e5m2. */
