@@ -4,13 +4,12 @@
 #include "collectives/step.h"
 
 #include "collectives/sum.h"
-#include "compress/payload.h"
 
 #include <string.h>
 
 /* Where the values lie in a payload of n elements. */
 static size_t valuesAt(const slimCall* call, uint64_t n) {
-  return slimLayoutOf(call->tensor->compressor->up.tree, call->tensor->type, n).section[0];
+  return slimPayloadValuesAt(call->tensor->compressor->up.tree, call->tensor->type, n);
 }
 
 /* Rank's share of the values, in bytes from the payload's start. */

@@ -88,7 +88,9 @@ bool slimTreeIsGlobal(const slimTree* tree);
 bool slimTreeIsLinear(const slimTree* tree);
 /* Bytes of the payload of a piece of n elements, header included; a multiple of 16, and 64 for n = 0. */
 size_t slimPayloadBytes(const slimTree* tree, slimDataType_t type, uint64_t n);
-/* The same for a dense message. */
+/* Where a linear tree's floats begin in its payload; they reach to its end. */
+size_t slimPayloadValuesAt(const slimTree* tree, slimDataType_t type, uint64_t n);
+/* slimPayloadBytes of a dense message. */
 size_t slimDensePayloadBytes(slimDataType_t type, uint64_t n);
 
 /* What a codec guarantees: U(omega) if omega is finite, B(delta) if delta > 0 (for fit=lsq: after fitting). */

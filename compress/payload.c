@@ -33,6 +33,10 @@ size_t slimPayloadBytes(const slimTree* tree, slimDataType_t type, uint64_t n) {
   return slimLayoutOf(tree, type, n).bytes;
 }
 
+size_t slimPayloadValuesAt(const slimTree* tree, slimDataType_t type, uint64_t n) {
+  return slimLayoutOf(tree, type, n).section[0];
+}
+
 size_t slimDensePayloadBytes(slimDataType_t type, uint64_t n) {
   return sizeof(slimHeader) + slimRoundUp(n * slimRealBytes(type), 16);
 }
