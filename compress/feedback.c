@@ -89,7 +89,8 @@ const char* slimFeedbackSetup(slimFeedback* f, slimFeedbackKind kind, const slim
     default:
       break;
   }
-  if (f->initFirst && !f->shifts) return "init=first belongs to feedback with shifts: diana, ef21, ef_bv, rand_diana";
+  if (f->initFirst && !f->shifts)
+    return "init=first belongs to feedback with shifts: diana, ef21, ef_bv, shift, rand_diana";
   if (f->initFirst && f->warmup) return "warmup and init=first exclude each other";
   if (f->resync && !f->shifts) return "resync belongs to feedback with shifts: diana, ef21, ef_bv, shift, rand_diana";
   return NULL;

@@ -1,5 +1,5 @@
 /* topk (largest magnitudes) and randk (the smallest random keys): which values of a block are sent, and the inner codec
- * that they go through. Scope block here; chunk and global are passes over a whole piece (cpu/piece.h). format.md §6.
+ * that they go through. Scope block here; chunk and global are passes over a whole piece (cpu/passes.h). format.md §6.
  */
 #ifndef SLIM_CODEC_SELECT_H_
 #define SLIM_CODEC_SELECT_H_

@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,10 @@ const slimKernels* slimKernelsInUse(void) {
   if (k) return k;
   const char* forced = getenv("SLIM_CPU");
   if (forced) k = slimKernelsByName(forced);
+  if (forced && !k)
+    fprintf(stderr,
+            "slimccl: warning: SLIM_CPU=%s is not one of baseline, avx2, avx512 that this machine has; ignored\n",
+            forced);
   if (!k) k = slimKernelsByName("avx512");
   if (!k) k = slimKernelsByName("avx2");
   if (!k) k = &slimKernels_baseline;

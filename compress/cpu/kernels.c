@@ -264,11 +264,13 @@ static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64
 /* Keys (and, where v is wanted, values) of SLIM_PIECE_STEP elements from off, nv of them valid. */
 typedef void slimKeysOf(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v, float* scratch);
 
-/* Indices of the k largest of n keys, ascending, ties to the lowest; and their values, unless values is NULL. Two
- * passes where k is small: the k-th largest of the maxima of 16 keys each is a lower bound, and few keys lie above it.
- * Else four. */
+static bool slimSelectsFew(uint64_t n, uint64_t k) { return 32 * k <= n; }
+
+/* Indices of the k largest of n keys, ascending, ties to the lowest; their values, unless values is NULL; the largest
+ * key of all where few are selected, unless largest is NULL. Two passes where few are: the k-th largest of the maxima
+ * of 16 keys each is a lower bound, and few keys lie above it. Else four. */
 static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uint64_t n, uint64_t k, uint32_t* index,
-                                    float* values, float* scratch) {
+                                    float* values, int32_t* largest, float* scratch) {
   int32_t* keys = (int32_t*)(void*)scratch;
   float* v = scratch + SLIM_PIECE_STEP;
   uint8_t* mask = (uint8_t*)(v + SLIM_PIECE_STEP);
@@ -278,7 +280,7 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
   slimSelection selection;
   uint64_t taken = 0;
 
-  if (32 * k <= n) {
+  if (slimSelectsFew(n, k)) {
     int32_t* most = malloc(4 * (steps * columns + room) + 8 * room);
     if (!most) return slimFail(slimSystemError, "no memory to select %llu values", (unsigned long long)k);
     int32_t* candidateKey = most + steps * columns;
@@ -300,6 +302,11 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
       slimSelectionNarrow(&selection);
     }
     const int32_t bound = (int32_t)(selection.low ^ 0x80000000u);
+    if (largest)
+      for (uint64_t i = 0; i < steps * columns; i += columns) {
+        const int32_t m = slimMostOf(most + i, columns);
+        *largest = m > *largest ? m : *largest;
+      }
     uint64_t count = 0, step = 0;
     for (; step < steps; step++) {
       const uint64_t off = step * SLIM_PIECE_STEP;
@@ -425,7 +432,7 @@ static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, con
     return slimSuccess;
   }
   const slimDrawnKeys drawn = {tree->selector, &source->draw, first};
-  return slimSelectPiece(slimKeysDrawn, &drawn, n, layout->values, source->index, NULL, scratch);
+  return slimSelectPiece(slimKeysDrawn, &drawn, n, layout->values, source->index, NULL, NULL, scratch);
 }
 static void slimSourceClose(slimSource* source) { free(source->index); }
 

@@ -391,29 +391,31 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   const slimTree* tree = p->direction->tree;
   const uint32_t n = SLIM_PIECE_STEP;
   slimDraw draw = slimDrawOf(&p->stamp);
-  int exponent;
-  if (!SLIM_NAME(pieceExponent)(p, &exponent, scratch)) {
-    slimFlagPiece(layout, p->payload);
-    if (stats) stats->flagged++;
-    return slimSuccess;
-  }
-
+  /* The largest key of few tells what another pass would. */
+  const bool byKeys = SLIM_REAL_IS_FLOAT && tree->selector->op == slimOp_topk && slimSelectsFew(p->n, layout->values);
+  int exponent = 0;
+  int32_t largest = 0;
+  bool ok = byKeys || SLIM_NAME(pieceExponent)(p, &exponent, scratch);
   uint32_t* index = malloc(layout->values * (sizeof(uint32_t) + sizeof(float)));
   if (!index)
     return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
   float* values = (float*)(void*)(index + layout->values);
-  const SLIM_NAME(pieceKeys) keys = {p, &draw, exponent};
-  slimResult_t result = slimSelectPiece(SLIM_NAME(keysOfPiece), &keys, p->n, layout->values, index, values, scratch);
-  if (result != slimSuccess) {
-    free(index);
-    return result;
+  if (ok) {
+    const SLIM_NAME(pieceKeys) keys = {p, &draw, exponent};
+    slimResult_t result = slimSelectPiece(SLIM_NAME(keysOfPiece), &keys, p->n, layout->values, index, values,
+                                          byKeys ? &largest : NULL, scratch);
+    if (result != slimSuccess) {
+      free(index);
+      return result;
+    }
   }
+  ok = ok && largest < SLIM_INF_BITS;
   const uint64_t taken = layout->values;
   const float scale = slimRandkScale(tree->selector, p->n, taken);
-  for (uint64_t i = 0; scale != 1 && i < taken; i++) values[i] *= scale;
+  for (uint64_t i = 0; ok && scale != 1 && i < taken; i++) values[i] *= scale;
   float* rest = scratch;
 
-  bool ok = slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+  ok = ok && slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
   if (!ok) {
     slimFlagPiece(layout, p->payload);
     if (stats) stats->flagged++;
