@@ -98,7 +98,7 @@ typedef struct {
   uint64_t elements;     /* elements of all calls */
   uint64_t wireBytes;    /* bytes this rank sent, headers included, all calls */
   uint64_t plainBytes;   /* bytes a plain ring collective of the same tensors sends: allreduce 2(N-1)/N·n·size */
-  uint64_t stateBytes;   /* feedback memory of this rank, now */
+  uint64_t stateBytes;   /* feedback memory of this rank, now, without the payloads kept for slimTensorCancelStep */
   uint64_t flaggedUnits; /* units with NaN, Inf or overflow that this rank encoded, all calls */
   double relativeError;  /* ‖u − û‖ / ‖u‖ of this rank's uplink, from every 8th unit */
   double stateRatio;     /* ‖s‖ / ‖x‖ after the last call, from every 8th unit; 0 without uplink state */
