@@ -314,11 +314,12 @@ static void SLIM_NAME(pieceSum)(const slimEncodePass* p, uint64_t off, uint32_t 
   const REAL* v = p->v ? (const REAL*)p->v + off : NULL;
   if (v && eta != 1) {
     for (uint32_t i = 0; i < nv; i++) u[i] = v[i] + eta * (x[i] - v[i]);
-  } else {
-    memcpy(u, x, nv * sizeof(REAL));
+    x = u;
   }
   if (s)
-    for (uint32_t i = 0; i < nv; i++) u[i] = u[i] + sigma * s[i];
+    for (uint32_t i = 0; i < nv; i++) u[i] = x[i] + sigma * s[i];
+  else if (x != u)
+    memcpy(u, x, nv * sizeof(REAL));
   memset(u + nv, 0, (n - nv) * sizeof(REAL));
 }
 /* The floats that the tree sees there: u·2^−E. */
