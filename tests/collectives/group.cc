@@ -46,6 +46,7 @@ Bytes makeInput(slimDataType_t type, size_t count, int rank, int step, Fill fill
                               -std::numeric_limits<double>::infinity()};
     for (int i = 0; i < 3; i++) reals[random() % count] = strange[i];
   }
+  if (count == 0) return out;
   if (type == slimFloat64) {
     std::memcpy(out.data(), reals.data(), out.size());
   } else {
