@@ -15,6 +15,8 @@
   X(ternary)           \
   X(qsgd)              \
   X(natural)           \
+  X(tqsgd)             \
+  X(tnqsgd)            \
   X(topk)              \
   X(randk)             \
   X(rotate)            \
@@ -48,6 +50,7 @@ typedef struct slimNode {
   bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;
   uint32_t branch; /* of its random draws: 0; 1, 2 inside induced's C, Q */
   const struct slimNode* inner[2];
+  float table[128];                       /* tqsgd, tnqsgd: positive levels over gamma */
   uint32_t sections;                      /* its own, before those of inner */
   uint32_t allSections;                   /* with those of inner */
   slimSection section[SLIM_MAX_SECTIONS]; /* of one block; a code section's bits are 0 where it is never cut */

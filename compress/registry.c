@@ -16,6 +16,7 @@
 #include "compress/codec/qsgd.h"
 #include "compress/codec/rotate.h"
 #include "compress/codec/select.h"
+#include "compress/codec/tnqsgd.h"
 #include "compress/feedback.h"
 #include "compress/spec.h"
 
@@ -34,6 +35,8 @@ const slimName slimNames[] = {SLIM_CODEC(fp32),
                               SLIM_CODEC(ternary),
                               SLIM_CODEC(qsgd),
                               SLIM_CODEC(natural),
+                              SLIM_CODEC(tqsgd),
+                              SLIM_CODEC(tnqsgd),
                               SLIM_WRAPPER(topk, slimIsSelector),
                               SLIM_WRAPPER(randk, slimIsSelector),
                               SLIM_WRAPPER(rotate, slimIsTransform),
@@ -183,6 +186,8 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
       break;
     case slimOp_ternary:
     case slimOp_natural:
+    case slimOp_tqsgd:
+    case slimOp_tnqsgd:
       node->lsq = contract;
       break;
     case slimOp_onebit:

@@ -9,6 +9,7 @@
 #include "compress/codec/qsgd.h"
 #include "compress/codec/rotate.h"
 #include "compress/codec/select.h"
+#include "compress/codec/tnqsgd.h"
 #include "compress/kernels.h"
 
 /* ---- Trees: a node over a region of one or more of its blocks ------------------------------------------------- */

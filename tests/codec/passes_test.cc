@@ -50,6 +50,9 @@ const Spec kSpecs[] = {
     {"ef(qsgd(bits=8,norm=2,block=64))", "ef(qsgd(bits=8))"},
     {"none(natural)", "none(natural(block=64))"},
     {"ef(natural)", "ef(natural(block=4096))"},
+    {"none(tnqsgd(bits=3))", "none(tqsgd(bits=4,block=64))"},
+    {"ef(tqsgd(bits=2))", "ef(tnqsgd(bits=8,workers=4))"},
+    {"none(topk(ratio=0.1,block=256,tnqsgd(bits=4)))", "ef(rotate(tqsgd(bits=5,workers=2)))"},
     // Selectors.
     {"none(topk(ratio=0.01))", "none(topk(k=5,block=64))"},
     {"ef(topk(ratio=0.01))", "ef(topk(ratio=0.01))"},

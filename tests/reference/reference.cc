@@ -232,7 +232,7 @@ bool isLeaf(const Node& node) {
 
 bool hasScale(const Node& leaf) {
   return leaf.kind == Kind::kFp8 || leaf.kind == Kind::kOnebit || leaf.kind == Kind::kQsgd ||
-         leaf.kind == Kind::kNatural;
+         leaf.kind == Kind::kNatural || leaf.kind == Kind::kTruncated;
 }
 
 std::vector<unsigned> streamsOf(const Node& leaf) {
@@ -248,12 +248,32 @@ std::vector<unsigned> streamsOf(const Node& leaf) {
     case Kind::kOnebit:
       return {1};
     case Kind::kQsgd:
+    case Kind::kTruncated:
       return {leaf.bits};
     case Kind::kNatural:
       return {1, 8};
     default:
       throw std::logic_error("not a leaf");
   }
+}
+
+// tqsgd, tnqsgd: the positive levels of a block whose mean magnitude is 1 (§5).
+std::vector<float> truncatedLevels(const Node& leaf) {
+  size_t h = size_t{1} << (leaf.bits - 1);
+  double s = 2.0 * static_cast<double>(h) - 1, a = 3 * std::log(1 + s * std::sqrt(6 * leaf.workers) / 9);
+  if (leaf.uniform) {  // a·e^a = s²·N, by bisection
+    double low = 0, high = 100;
+    for (int i = 0; i < 200; i++) {
+      a = (low + high) / 2;
+      (a * std::exp(a) < s * s * leaf.workers ? low : high) = a;
+    }
+  }
+  std::vector<float> levels(h);
+  for (size_t j = 0; j < h; j++) {
+    double u = (2.0 * static_cast<double>(j) + 1) / s;
+    levels[j] = static_cast<float>(leaf.uniform ? u * a : -3 * std::log(1 - u * (1 - std::exp(-a / 3))));
+  }
+  return levels;
 }
 
 // One block of a codec: its scale (if it has one) and a code an element in each of its streams.
@@ -285,6 +305,11 @@ float decodeElement(const Node& leaf, float scale, uint32_t code, uint32_t code2
       return code ? -scale : scale;
     case Kind::kQsgd:
       return static_cast<float>(static_cast<int>(code) - static_cast<int>(leaf.levels)) * scale;
+    case Kind::kTruncated: {
+      std::vector<float> levels = truncatedLevels(leaf);
+      size_t h = levels.size();
+      return code >= h ? levels[code - h] * scale : -(levels[h - 1 - code] * scale);
+    }
     case Kind::kNatural: {
       float size = floatOf(code2 << 23);
       return (code ? -size : size) * scale;
@@ -383,6 +408,23 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       codes[i] = static_cast<uint32_t>(static_cast<int>(q[i]) + static_cast<int>(leaf.levels));
     }
     stored = m / levels;
+  } else if (leaf.kind == Kind::kTruncated) {
+    std::vector<float> levels = truncatedLevels(leaf);
+    size_t h = levels.size();
+    largestDecodable = levels.back();
+    stored = treeSum(sizes) / static_cast<float>(nv);
+    float r = 1.0f / stored;
+    for (size_t i = 0; i < v.size(); i++) {
+      float a = std::fabs(w[i] * r);
+      size_t j = 0;
+      while (j + 1 < h && a >= levels[j]) j++;
+      float low = j ? levels[j - 1] : -levels[0];
+      uint32_t d = draw16(place.stamp, kDither, place.branch, false, e0 + i);
+      float y = (static_cast<float>(d) + 0.5f) * std::ldexp(1.0f, -16);
+      size_t m = std::min(j + (y < (a - low) / (levels[j] - low) ? 1 : 0), h);
+      codes[i] = static_cast<uint32_t>(w[i] < 0 ? h - m : h - 1 + m);
+      q[i] = i < nv ? decodeElement(leaf, 1, codes[i], 0) : 0;
+    }
   } else {  // natural
     largestDecodable = 2;
     stored = 1;
@@ -848,7 +890,7 @@ Bytes header(const Stamp& stamp, uint64_t n, uint64_t first, uint64_t bytes) {
 
 bool isUnbiased(const Node& node) {
   if (node.kind == Kind::kQsgd) return !node.nearest;
-  if (node.kind == Kind::kNatural) return true;
+  if (node.kind == Kind::kNatural || node.kind == Kind::kTruncated) return true;
   return node.kind == Kind::kOnebit && node.dither;
 }
 
@@ -1151,6 +1193,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
   if (ast.name == "onebit") node.kind = Kind::kOnebit;
   if (ast.name == "qsgd" || ast.name == "ternary") node.kind = Kind::kQsgd;
   if (ast.name == "natural") node.kind = Kind::kNatural;
+  if (ast.name == "tqsgd" || ast.name == "tnqsgd") node.kind = Kind::kTruncated;
+  node.uniform = ast.name == "tqsgd";
   if (ast.name == "induced") node.kind = Kind::kInduced;
   if (ast.name == "topk") node.kind = Kind::kTopk;
   if (ast.name == "randk") node.kind = Kind::kRandk;
@@ -1197,6 +1241,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     } else if (arg.key == "levels") {
       node.levels = static_cast<uint32_t>(number);
       node.bits = log2Of(2 * node.levels + 1);
+    } else if (arg.key == "workers") {
+      node.workers = number;
     } else if (arg.key == "rounding") {
       given = true;
       node.nearest = value == "nearest";

@@ -16,7 +16,21 @@ using Bytes = std::vector<uint8_t>;
 enum class Type { kFp16 = 6, kFp32 = 7, kFp64 = 8, kBf16 = 9 };
 size_t typeBytes(Type type);
 
-enum class Kind { kFp32, kFp16, kBf16, kFp8, kSign, kOnebit, kQsgd, kNatural, kInduced, kTopk, kRandk, kRotate };
+enum class Kind {
+  kFp32,
+  kFp16,
+  kBf16,
+  kFp8,
+  kSign,
+  kOnebit,
+  kQsgd,
+  kNatural,
+  kTruncated,
+  kInduced,
+  kTopk,
+  kRandk,
+  kRotate
+};
 enum class Scope { kBlock, kChunk, kGlobal };
 
 // One node of a codec tree, with every option written out. Which options count follows from the kind.
@@ -32,6 +46,8 @@ struct Node {
   float f = 1.5f, lambdaValue = 0;        // onebit with dither
   uint32_t levels = 1, bits = 2;          // qsgd: L and b; ternary is L = 1
   bool norm2 = false, nearest = false;    // qsgd
+  bool uniform = false;                   // truncated: tqsgd, not tnqsgd; with bits
+  double workers = 1;                     // truncated
   double ratio = 0;                       // selectors: ratio, or
   uint64_t k = 0;                         //   k if it is not 0
   Scope scope = Scope::kBlock;            // selectors
