@@ -140,6 +140,37 @@ static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t b
 /* ---- Bit streams: element i at bits i·b … i·b + b − 1, least significant bit first ----------------------------------
  */
 
+/* Eight codes in a 64-bit word at a time, for widths that no byte is a multiple of; bits is a constant. Whole words are
+ * moved, which overlap; the last two groups go byte by byte, to stay inside. */
+#define SLIM_ALWAYS static inline __attribute__((always_inline))
+SLIM_ALWAYS void slimPackOdd(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, const uint32_t bits) {
+  for (uint32_t i = 0; i < n / 8; i++) {
+    uint64_t x;
+    memcpy(&x, codes + 8 * i, 8);
+    x = (x & 0x00ff00ff00ff00ffu) | (x & 0xff00ff00ff00ff00u) >> (8 - bits);
+    x = (x & 0x0000ffff0000ffffu) | (x & 0xffff0000ffff0000u) >> (16 - 2 * bits);
+    x = (x & 0x00000000ffffffffu) | (x & 0xffffffff00000000u) >> (32 - 4 * bits);
+    if (i + 2 < n / 8)
+      memcpy(out + bits * i, &x, 8);
+    else
+      for (uint32_t j = 0; j < bits; j++) out[bits * i + j] = (uint8_t)(x >> 8 * j);
+  }
+}
+SLIM_ALWAYS void slimUnpackOdd(uint8_t* restrict codes, const uint8_t* restrict in, uint32_t n, const uint32_t bits) {
+  const uint64_t one = (1ull << bits) - 1, two = (1ull << 2 * bits) - 1, four = (1ull << 4 * bits) - 1;
+  for (uint32_t i = 0; i < n / 8; i++) {
+    uint64_t x = 0;
+    if (i + 2 < n / 8)
+      memcpy(&x, in + bits * i, 8);
+    else
+      for (uint32_t j = 0; j < bits; j++) x |= (uint64_t)in[bits * i + j] << 8 * j;
+    x = (x & four) | (x >> 4 * bits & four) << 32;
+    x = (x & 0x0000000100000001u * two) | (x & 0x0000000100000001u * (two << 2 * bits)) << (16 - 2 * bits);
+    x = (x & 0x0001000100010001u * one) | (x & 0x0001000100010001u * (one << bits)) << (8 - bits);
+    memcpy(codes + 8 * i, &x, 8);
+  }
+}
+
 /* Codes of at most 8 bits, one a byte → n·bits/8 bytes. n is a multiple of 64. */
 static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, uint32_t bits) {
   SLIM_ASSUME_BLOCK(n);
@@ -167,15 +198,17 @@ static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes
         out[i] = (uint8_t)((x * 0x0102040810204080u) >> 56);
       }
       return;
+    case 3:
+      slimPackOdd(out, codes, n, 3);
+      return;
+    case 5:
+      slimPackOdd(out, codes, n, 5);
+      return;
+    case 6:
+      slimPackOdd(out, codes, n, 6);
+      return;
     default:
-      for (uint32_t i = 0; i < n / 8; i++) {
-        uint64_t x;
-        memcpy(&x, codes + 8 * i, 8);
-        x = (x & 0x00ff00ff00ff00ffu) | (x & 0xff00ff00ff00ff00u) >> (8 - bits);
-        x = (x & 0x0000ffff0000ffffu) | (x & 0xffff0000ffff0000u) >> (16 - 2 * bits);
-        x = (x & 0x00000000ffffffffu) | (x & 0xffffffff00000000u) >> (32 - 4 * bits);
-        memcpy(out + bits * i, &x, bits);
-      }
+      slimPackOdd(out, codes, n, 7);
   }
 }
 
@@ -206,16 +239,17 @@ static inline void slimUnpack(uint8_t* restrict codes, const uint8_t* restrict i
         memcpy(codes + 8 * i, &x, 8);
       }
       return;
+    case 3:
+      slimUnpackOdd(codes, in, n, 3);
+      return;
+    case 5:
+      slimUnpackOdd(codes, in, n, 5);
+      return;
+    case 6:
+      slimUnpackOdd(codes, in, n, 6);
+      return;
     default:
-      for (uint32_t i = 0; i < n / 8; i++) {
-        uint64_t x = 0, mask = (1u << bits) - 1;
-        memcpy(&x, in + bits * i, bits);
-        x = (x & 0x00000000ffffffffu & ((1ull << 4 * bits) - 1)) | (x >> 4 * bits) << 32;
-        x = (x & 0x0000ffff0000ffffu & (0x0000000100000001u * ((1ull << 2 * bits) - 1))) |
-            (x & (0x0000000100000001u * (((1ull << 2 * bits) - 1) << 2 * bits))) << (16 - 2 * bits);
-        x = (x & (0x0001000100010001u * mask)) | (x & (0x0001000100010001u * (mask << bits))) << (8 - bits);
-        memcpy(codes + 8 * i, &x, 8);
-      }
+      slimUnpackOdd(codes, in, n, 7);
   }
 }
 

@@ -69,6 +69,14 @@ static inline void slimTruncatedValues(float* restrict out, const uint8_t* restr
     levels[h - 1 - j] = -(node->table[j] * scale);
   }
   SLIM_ASSUME_BLOCK(size);
+#if SLIM_LANES == 16
+  if (h <= 8) { /* all levels in one register */
+    slimVector all = {0};
+    memcpy(&all, levels, 8 * (size_t)h);
+    for (uint32_t i = 0; i < size; i += 16) slimStore(out, i, __builtin_shuffle(all, slimBytesAt(codes, i)));
+    return;
+  }
+#endif
   for (uint32_t i = 0; i < size; i++) out[i] = levels[codes[i]];
 }
 
