@@ -290,7 +290,7 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
           "slimccl: warning: slot %u, step %llu, %s: the memory is %.3g times the tensor, more than 4/delta = %.3g: "
           "the compression "
           "may be too strong, or x changed its unit (slimTensorRescale)\n",
-          t->slot, (unsigned long long)t->step, t->compressor->text, t->stateRatio, 4 / delta);
+          t->slot, (unsigned long long)(t->step - 1), t->compressor->text, t->stateRatio, 4 / delta);
 }
 
 slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, void* y, uint64_t count,

@@ -201,6 +201,30 @@ TEST(Reset, StartsAgainFromTheBeginning) {
   });
 }
 
+// A tensor whose unit shrinks a million times without slimTensorRescale: the memory is then far above 4/delta.
+TEST(Stats, WarnOnceOfAMemoryThatIsTooLarge) {
+  constexpr size_t count = 4096;
+  std::vector<float> x(count), y(count);
+  testing::internal::CaptureStderr();
+  forEachRank(1, makeConfig(slimAlgoAuto, 0), [&](int, slimComm_t comm) {
+    slimTensor_t tensor;
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(qsgd(bits=8))", 3), slimSuccess) << slimGetLastError();
+    for (int step = 0; step < 4; step++) {
+      for (size_t i = 0; i < count; i++) x[i] = (step ? 1e-6f : 1.0f) * std::sin(static_cast<float>(i * (step + 1)));
+      ASSERT_EQ(slimAllReduce(x.data(), y.data(), count, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess);
+      slimTensorStats_t stats = {};
+      stats.size = sizeof stats;
+      ASSERT_EQ(slimTensorGetStats(tensor, &stats), slimSuccess);
+      EXPECT_EQ(stats.stateRatio > 5, step == 1) << "step " << step << ": " << stats.stateRatio;
+    }
+  });
+  const std::string printed = testing::internal::GetCapturedStderr();
+  const size_t first = printed.find("slot 3, step 1");
+  EXPECT_NE(first, std::string::npos) << printed;
+  EXPECT_NE(printed.find("4/delta"), std::string::npos) << printed;
+  EXPECT_EQ(printed.find("slot 3", first + 1), std::string::npos) << "once only: " << printed;
+}
+
 TEST(Stats, CountWhatWasSent) {
   forEachRank(4, makeConfig(slimAlgoTwoShot, 1 << 20), [&](int rank, slimComm_t comm) {
     slimTensor_t tensor;
