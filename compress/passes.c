@@ -158,9 +158,9 @@ void slimDenseEncode(const slimStamp* stamp, slimDataType_t type, const void* x,
                      uint64_t first, uint8_t* payload) {
   const size_t bytes = slimDensePayloadBytes(type, n), used = sizeof(slimHeader) + n * slimRealBytes(type);
   slimHeaderWrite(payload, stamp, n, first, bytes, slimHeaderDense);
-  if (xIsReal)
+  if (xIsReal && n)
     memcpy(payload + sizeof(slimHeader), x, n * slimRealBytes(type));
-  else
+  else if (n)
     slimToReal(type, x, n, payload + sizeof(slimHeader));
   memset(payload + used, 0, bytes - used);
 }

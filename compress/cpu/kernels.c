@@ -570,7 +570,7 @@ static slimResult_t slimKernelCancel(const slimDecodePass* p, const slimLayout* 
 /* ---- Dense arrays of reals ------------------------------------------------------------------------------------ */
 
 static void slimKernelToReal(slimDataType_t type, const void* src, uint64_t n, void* dst) {
-  if (n == 0) return; /* NULL is allowed then, but not to memcpy */
+  if (n == 0) return; /* src may be NULL then, which memcpy must not see */
   if (type == slimFloat64)
     toRealsD(type, src, n, dst);
   else
