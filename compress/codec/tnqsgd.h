@@ -45,10 +45,11 @@ static inline const char* slimSetup_tnqsgd(slimNode* node, const slimOptionValue
   return slimSetupTruncated(node, o, false);
 }
 
-/* Truncation is biased, so no omega. With the least-squares scale E⟨v,q⟩ > 0: contractive, 1/n at the least as onebit.
- */
+/* Truncation is biased, so no omega. Fitted: with c = a·gamma the largest level, ⟨q,q⟩ ≤ n·c². E⟨v,q⟩ = Σ|v|min(|v|, c)
+ * is at least c‖v‖ where some |v| ≥ c, else ‖v‖² ≥ √n·gamma·‖v‖: so delta ≥ 1/n or 1/a². */
 static inline slimClass slimClass_tnqsgd(const slimNode* node, double n) {
-  return (slimClass){INFINITY, node->lsq ? 1 / n : 0, node->bits + 32.0 / n};
+  const double a = (double)node->table[(1u << (node->bits - 1)) - 1];
+  return (slimClass){INFINITY, node->lsq ? 1 / fmax(n, a * a) : 0, node->bits + 32.0 / n};
 }
 static inline slimClass slimClass_tqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
 
