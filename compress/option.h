@@ -19,7 +19,7 @@ typedef struct {
   const char* fallback; /* its default, as written in a spec; NULL: none, the option is "not given" (or, for a node,
                            required) */
   double low, high;
-  const char* words; /* "a|b|c" */
+  const char* words; /* "a|b|c"; of an int: what to say of a value below low */
 } slimOption;
 
 enum { SLIM_MAX_OPTIONS = 10 };

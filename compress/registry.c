@@ -56,16 +56,17 @@ static slimResult_t complain(const slimSpecNode* at, const char* what) {
 
 /* ---- Classes -------------------------------------------------------------------------------------------------- */
 
-static slimClass classOf(const slimNode* node) {
-  const double n = node->block;
+/* n: the values that a codec scales together, its block or a selector's k. */
+static slimClass classOf(const slimNode* node, double n) {
   switch (node->op) {
     case slimOp_topk:
     case slimOp_randk:
-      return slimClassSelector(node, n, classOf(node->inner[0]), node->bits);
+      return slimClassSelector(node, n, classOf(node->inner[0], node->k), node->bits);
     case slimOp_rotate:
-      return classOf(node->inner[0]);
+      return classOf(node->inner[0], node->inner[0]->block);
     case slimOp_induced: {
-      const slimClass c = classOf(node->inner[0]), q = classOf(node->inner[1]);
+      const slimClass c = classOf(node->inner[0], node->inner[0]->block),
+                      q = classOf(node->inner[1], node->inner[1]->block);
       return (slimClass){q.omega * (1 - c.delta), 1 - (1 - c.delta) * (1 - q.delta), c.bits + q.bits};
     }
     default:
@@ -76,9 +77,10 @@ static slimClass classOf(const slimNode* node) {
 }
 
 slimClass slimTreeClass(const slimTree* tree) {
-  if (!tree->selector) return classOf(tree->root);
+  const slimClass root = classOf(tree->root, tree->root->block);
+  if (!tree->selector) return root;
   const double n = tree->selector->k ? 0x1p20 : 0x1p40; /* k= of an unknown n: as if of a million */
-  return slimClassSelector(tree->selector, n, classOf(tree->root), tree->selector->op == slimOp_topk ? 32 : 0);
+  return slimClassSelector(tree->selector, n, root, tree->selector->op == slimOp_topk ? 32 : 0);
 }
 
 /* ---- Trees ---------------------------------------------------------------------------------------------------- */
@@ -172,7 +174,7 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
       node->inner[1] = q;
       addSections(node, c, false);
       addSections(node, q, false);
-      const slimClass cc = classOf(c), cq = classOf(q);
+      const slimClass cc = classOf(c, c->block), cq = classOf(q, q->block);
       if (!(cc.delta > 0))
         return complain(spec->child[0], "induced's first codec must be contractive, e.g. topk(ratio=0.01)");
       if (!contract && !isfinite(cq.omega))
@@ -304,9 +306,22 @@ static slimResult_t defaultDownlink(const slimSpecNode* up, slimSpecNode** down,
   return slimSuccess;
 }
 
+/* none(X) without options is X, in the printed form and so in the hash too. */
+static void unwrapNone(slimSpecNode** spec) {
+  slimSpecNode* none = *spec;
+  if (none->name->kind != slimIsFeedback || none->name->id != slimFeedbackNone) return;
+  for (int i = 1; i <= 3; i++)
+    if (none->options.value[i] != 0) return; /* warmup, init, resync */
+  *spec = none->child[0];
+  none->child[0] = NULL;
+  slimSpecFree(none);
+}
+
 static slimResult_t create(slimCompressor* c, const char* spec, slimSpecNode** up, slimSpecNode** down) {
   SLIM_CHECK(slimSpecParse(spec, up, down));
   c->downGiven = *down != NULL;
+  unwrapNone(up);
+  if (*down) unwrapNone(down);
   if (!*down) SLIM_CHECK(defaultDownlink(*up, down, &c->sharedDown));
   SLIM_CHECK(buildDirection(&c->up, *up));
   SLIM_CHECK(buildDirection(&c->down, *down));

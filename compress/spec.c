@@ -94,14 +94,15 @@ static double value(slimParser* p, const slimOption* o, const char* start, size_
       fail(p, start, "%s=%s: a flag stands alone, or is 0 or 1", o->name, text);
     return text[0] == '1';
   }
-  if (o->words) {
+  if (o->words && o->kind == slimOptionReal) {
     const int i = wordIndex(o->words, start, n);
     if (i >= 0) return -1 - i;
   }
   char* end;
   const double x = strtod(text, &end);
   if (*end || !isfinite(x) || !(isdigit((unsigned char)text[0]) || text[0] == '.' || text[0] == '-')) {
-    fail(p, start, "%s=%s: expected a number%s%s", o->name, text, o->words ? " or " : "", o->words ? o->words : "");
+    const char* words = o->kind == slimOptionReal ? o->words : NULL;
+    fail(p, start, "%s=%s: expected a number%s%s", o->name, text, words ? " or " : "", words ? words : "");
     return 0;
   }
   if (o->kind == slimOptionBlock) {
@@ -110,7 +111,10 @@ static double value(slimParser* p, const slimOption* o, const char* start, size_
     return x;
   }
   if (o->kind == slimOptionInt && x != floor(x)) fail(p, start, "%s=%s: expected a whole number", o->name, text);
-  if (x < o->low || x > o->high) fail(p, start, "%s=%s: expected %.9g to %.9g", o->name, text, o->low, o->high);
+  const char* hint = o->kind == slimOptionInt && x < o->low ? o->words : NULL;
+  if (x < o->low || x > o->high)
+    fail(p, start, "%s=%s: expected %.9g to %.9g%s%s%s", o->name, text, o->low, o->high, hint ? " (" : "",
+         hint ? hint : "", hint ? ")" : "");
   return x;
 }
 
@@ -306,7 +310,7 @@ void slimSpecPrint(const slimSpecNode* node, char* out, size_t size) {
     append(out, size, "=");
     if (o->kind == slimOptionChoice)
       printWord(o->words, (int)x, out, size);
-    else if (o->words && x < 0)
+    else if (o->kind == slimOptionReal && o->words && x < 0)
       printWord(o->words, (int)(-1 - x), out, size);
     else
       printNumber(x, out, size);

@@ -7,7 +7,7 @@
 #include "compress/block.h"
 #include "compress/option.h"
 
-SLIM_OPTIONS(qsgd) = {{"bits", slimOptionInt, NULL, 1, 8, NULL},
+SLIM_OPTIONS(qsgd) = {{"bits", slimOptionInt, NULL, 2, 8, "one bit has no zero level: use onebit"},
                       {"levels", slimOptionInt, NULL, 1, 32767, NULL},
                       {"norm", slimOptionChoice, "inf", 0, 0, "inf|2"},
                       {"rounding", slimOptionChoice, "auto", 0, 0, "auto|stochastic|nearest"},
@@ -31,7 +31,6 @@ static inline const char* slimSetupLevels(slimNode* node, uint32_t levels, uint3
 static inline const char* slimSetup_qsgd(slimNode* node, const slimOptionValues* o) {
   if (o->given[0] == o->given[1])
     return o->given[0] ? "bits and levels exclude each other" : "bits= or levels= is missing";
-  if (o->given[0] && o->value[0] < 2) return "bits=1 has no zero level; use onebit";
   node->norm2 = o->value[2] == 1;
   node->nearest = o->value[3] == slimRoundingNearest;
   uint32_t levels = o->given[0] ? (1u << ((uint32_t)o->value[0] - 1)) - 1 : (uint32_t)o->value[1];

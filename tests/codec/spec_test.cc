@@ -237,7 +237,7 @@ TEST(SpecErrors, NameTheColumnAndWhatIsKnown) {
       {"up=ef(onebit); up=ef(onebit)", 16, 16, {"down"}},
       {"ef(qsgd(bits=4,bits=5))", 16, 16, {"bits"}},
       {"ef(qsgd(bits=4,levels=5))", 4, 16, {"bits", "levels"}},
-      {"ef(qsgd(bits=9))", 14, 9, {"bits", "8"}},
+      {"ef(qsgd(bits=9))", 14, 9, {"bits=9: expected 2 to 8"}},
       {"ef(qsgd(bits=four))", 14, 9, {"bits"}},
       {"ef(qsgd(bits=4.5))", 14, 9, {"bits"}},
       {"ef(qsgd(bits=))", 14, 9, {}},
@@ -402,6 +402,40 @@ TEST(Classes, AreAsTheMathematicsSays) {
   // δ ≥ 1 / (1 + ω) once fitted.
   Spec plain("none(ternary(norm=2))"), fitted("ef(ternary(norm=2))");
   EXPECT_GE(slimTreeClass(fitted.c->up.tree).delta, 1 / (1 + slimTreeClass(plain.c->up.tree).omega) - 1e-9);
+}
+
+// What is sent of a block is a block of its own for the codec inside: its scale serves k values, not the padded k.
+TEST(Classes, CountASelectorsValuesAsABlockOfK) {
+  const uint64_t n = 1 << 20;
+  for (const char* text :
+       {"topk(k=8,block=64,qsgd(bits=8))", "topk(k=16,block=512,onebit)", "topk(k=200,block=8192,natural)",
+        "randk(k=8,block=64,qsgd(bits=5))", "randk(k=24,block=1024,fp8)", "topk(k=64,block=4096)", "qsgd(bits=3)",
+        "induced(topk(k=8,block=64,qsgd(bits=4)),natural)", "rotate(onebit(block=64))"}) {
+    Spec spec(text);
+    ASSERT_EQ(slimSuccess, spec.result) << spec.message;
+    const double payload = 8 * static_cast<double>(slimPayloadBytes(spec.c->up.tree, slimFloat32, n) - 64);
+    EXPECT_NEAR(payload / n, slimTreeClass(spec.c->up.tree).bits + 1.0 / slimTreeUnit(spec.c->up.tree), 1e-3) << text;
+  }
+  Spec onebit("ef(topk(k=5,block=64,onebit))"), signs("ef(randk(k=5,block=64,onebit))");
+  EXPECT_NEAR(5.0 / 64 / 5, slimTreeClass(onebit.c->up.tree).delta, 1e-12);
+  EXPECT_NEAR(5.0 / 64 / 5, slimTreeClass(signs.c->up.tree).delta, 1e-12);
+  Spec ternary("none(randk(k=4,block=64,ternary))");
+  EXPECT_NEAR((1 + (1 + 2) / 2.0 - 1) * 16 - 1, slimTreeClass(ternary.c->up.tree).omega, 1e-12);
+}
+
+TEST(Trees, NoneOfACodecIsTheCodec) {
+  for (const char* codec : {"fp32", "qsgd(bits=4)", "topk(k=5,scope=chunk)", "rotate(onebit)"}) {
+    Spec bare(codec), none("none(" + std::string(codec) + ")"),
+        both("up=none(" + std::string(codec) + "); down=none(" + codec + ")");
+    ASSERT_EQ(slimSuccess, none.result) << none.message;
+    EXPECT_EQ(bare.text(), none.text());
+    EXPECT_EQ(bare.text(), both.text());
+    EXPECT_EQ(slimCompressorHash(bare.c, slimFloat32), slimCompressorHash(both.c, slimFloat32));
+  }
+  Spec warm("none(onebit,warmup=3)"), bare("onebit");
+  ASSERT_EQ(slimSuccess, warm.result) << warm.message;
+  EXPECT_NE(bare.text(), warm.text());
+  EXPECT_EQ(3u, warm.c->up.feedback.warmup);
 }
 
 // docs/specs.md's table. a: accepted; f: fitted, or made contractive; r: refused.

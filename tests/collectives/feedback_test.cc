@@ -40,10 +40,11 @@ struct Gathered {
 
 // Σ outputs + mean s + e = Σ mean x, for every mixture of error feedbacks.
 TEST(Ledger, NothingIsLost) {
-  for (const char* spec :
-       {"up=ef(topk(ratio=0.02)); down=none(fp32)", "ef(topk(ratio=0.02))", "ef(onebit)", "ef(qsgd(bits=2))",
-        "ef(rotate(onebit))", "ef(randk(ratio=0.05,seed=shared))", "ef(natural)", "ef(fp8)"})
-    for (int ranks : {1, 3, 4}) {
+  for (const char* spec : {"up=ef(topk(ratio=0.02)); down=none(fp32)", "ef(topk(ratio=0.02))", "ef(onebit)",
+                           "ef(qsgd(bits=2))", "ef(rotate(onebit))", "ef(randk(ratio=0.05,seed=shared))", "ef(natural)",
+                           "ef(fp8)", "ef(tnqsgd(bits=3))", "ef(topk(ratio=0.01,scope=chunk))",
+                           "ef(randk(ratio=0.1,qsgd(bits=4)))", "ef(induced(topk(ratio=0.01),qsgd(bits=4)))"})
+    for (int ranks : rankCounts()) {
       SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
       constexpr int steps = 12;
       std::vector<double> in(kCount), out(kCount);
@@ -86,7 +87,7 @@ TEST(Shifts, HIsTheMeanOfTheSendersShifts) {
   for (const char* spec :
        {"diana(qsgd(bits=4))", "ef21(topk(ratio=0.1))", "ef_bv(topk(ratio=0.1))", "rand_diana(qsgd(bits=4),p=0.4)",
         "diana(natural,init=first)", "diana(qsgd(bits=4),resync=3)", "up=diana(ternary); down=diana(qsgd(bits=8))"})
-    for (int ranks : {1, 2, 4})
+    for (int ranks : rankCounts())
       for (Fill fill : {Fill::kNormal, Fill::kNonFinite}) {
         SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
         Gathered state;
@@ -114,6 +115,74 @@ TEST(Shifts, HIsTheMeanOfTheSendersShifts) {
         EXPECT_GT(largest, 0.1);
         for (int r = 1; r < ranks; r++) EXPECT_EQ(H[r], H[0]) << "every rank has the same downlink shift";
       }
+}
+
+// Step by step: what arrives is h and nu/lambda times what the senders added to their shifts.
+TEST(Ledger, WhatArrivesIsWhatTheSendersNoted) {
+  for (const char* codec :
+       {"diana(qsgd(bits=4))", "diana(ternary)", "ef21(topk(ratio=0.1))", "ef21(onebit,momentum=0.25)",
+        "ef_bv(randk(ratio=0.1),lambda=0.5,nu=0.75)", "ef_bv(qsgd(bits=4),workers=3)"})
+    for (int ranks : rankCounts()) {
+      SCOPED_TRACE(std::string(codec) + " ranks " + std::to_string(ranks));
+      constexpr int steps = 6;
+      std::vector<Gathered> state(steps + 1);
+      std::vector<std::vector<double>> y(steps, std::vector<double>(kCount));
+      double nu = 0, lambda = 0;
+      forEachRank(ranks, makeConfig(slimAlgoTwoShot, 16 << 10), [&](int rank, slimComm_t comm) {
+        slimTensor_t tensor;
+        const std::string spec = "up=" + std::string(codec) + "; down=none(fp32)";
+        ASSERT_EQ(slimTensorCreate(&tensor, comm, spec.c_str(), 9), slimSuccess) << slimGetLastError();
+        for (int k = 0; k < steps; k++) {
+          const Bytes x = makeInput(slimFloat64, kCount, rank, k);
+          Bytes out(x.size());
+          ASSERT_EQ(slimAllReduce(x.data(), out.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr),
+                    slimSuccess)
+              << slimGetLastError();
+          state[k + 1].add(tensor, rank, ranks);
+          if (rank == 0) y[k] = doubles(out);
+        }
+        if (rank) return;
+        nu = tensor->compressor->up.feedback.nu;
+        lambda = tensor->compressor->up.feedback.lambda;
+      });
+      double worst = 0, largest = 0;
+      for (int k = 0; k < steps; k++)
+        for (size_t i = 0; i < kCount; i++) {
+          const double sent = nu / lambda * (state[k + 1].s[i] - state[k].s[i]);
+          worst = std::max(worst, std::fabs(y[k][i] - state[k].h[i] - sent));
+          largest = std::max(largest, std::fabs(sent));
+        }
+      EXPECT_LT(worst, 1e-6 * largest) << "the downlink is fp32";
+      EXPECT_GT(largest, 0.1);
+    }
+}
+
+// Rows whose shift does not follow what is sent: over an exact codec the mean of x comes out, whatever the shift.
+TEST(Ledger, ShiftsThatAreGivenOrRefreshedCancelOut) {
+  for (const char* spec : {"fp32", "shift(fp32)", "rand_diana(fp32,p=0.4)", "rand_diana(fp32,p=0.4,refresh=replace)"})
+    for (int ranks : rankCounts()) {
+      SCOPED_TRACE(std::string(spec) + " ranks " + std::to_string(ranks));
+      forEachRank(ranks, makeConfig(slimAlgoTwoShot, 16 << 10), [&](int rank, slimComm_t comm) {
+        slimTensor_t tensor;
+        const std::string both = "up=" + std::string(spec) + "; down=fp32";
+        ASSERT_EQ(slimTensorCreate(&tensor, comm, both.c_str(), 9), slimSuccess) << slimGetLastError();
+        const Bytes shift = makeInput(slimFloat64, kCount, rank, 77);
+        if (std::strstr(spec, "shift")) {
+          ASSERT_EQ(slimTensorSetShift(tensor, shift.data(), kCount, slimFloat64), slimSuccess);
+        }
+        for (int k = 0; k < 8; k++) {
+          const Bytes x = makeInput(slimFloat64, kCount, rank, k);
+          std::vector<double> y(kCount), mean(kCount);
+          ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat64, slimAvg, tensor, comm, nullptr), slimSuccess)
+              << slimGetLastError();
+          for (int r = 0; r < ranks; r++) {
+            const auto other = doubles(makeInput(slimFloat64, kCount, r, k));
+            for (size_t i = 0; i < kCount; i++) mean[i] += other[i] / ranks;
+          }
+          for (size_t i = 0; i < kCount; i++) ASSERT_NEAR(y[i], mean[i], 1e-5) << "step " << k << ", element " << i;
+        }
+      });
+    }
 }
 
 // DIANA on a constant gradient that differs between workers: the shifts learn it, and the output becomes exact.
