@@ -14,7 +14,6 @@ typedef struct {
   uint32_t size;    /* elements, padded with zeros: 64 or a multiple of 128 */
   uint32_t nv;      /* valid ones */
   uint32_t maxBits; /* largest bits & 0x7fffffff; the caller has checked that it is finite */
-  float scale;      /* s_u: 2^e of an enclosing rotate, else 1 */
   uint64_t first;   /* virtual index of element 0, for draws */
   const slimDraw* draw;
   float* scratch; /* free for the codec, 64-byte aligned */
@@ -281,9 +280,9 @@ static inline float slimLoadFloat(const uint8_t* in) {
   return x;
 }
 
-/* Stores a scale, (x·2^e)·s_u; false if it or max times it is not finite (the unit is then flagged). */
-static inline bool slimStoreScale(uint8_t* out, float x, slimNormal normal, const slimBlock* b, float max) {
-  float scale = x * normal.up * b->scale;
+/* Stores a scale, x·2^e; false if it or max times it is not finite (the unit is then flagged). */
+static inline bool slimStoreScale(uint8_t* out, float x, slimNormal normal, float max) {
+  float scale = x * normal.up;
   slimStoreFloat(out, scale);
   return slimFinite(scale) && slimFinite(scale * max);
 }

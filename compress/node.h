@@ -48,6 +48,7 @@ typedef struct slimNode {
   slimLambda lambda;
   slimScope scope;
   bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;
+  bool rotated;    /* onebit: belongs into a rotation of its own block (delta) */
   uint32_t branch; /* of its random draws: 0; 1, 2 inside induced's C, Q */
   const struct slimNode* inner[2];
   float table[128];                       /* tqsgd, tnqsgd: positive levels over gamma */

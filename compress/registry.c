@@ -21,11 +21,18 @@
 #include "compress/spec.h"
 
 #define SLIM_CODEC(name) \
-  { #name, slimIsCodec, slimOp_##name, slimOptions_##name, slimSetup_##name, slimClass_##name }
+  { #name, slimIsCodec, slimOp_##name, slimOptions_##name, slimSetup_##name, slimClass_##name, NULL }
 #define SLIM_WRAPPER(name, kind) \
-  { #name, kind, slimOp_##name, slimOptions_##name, slimSetup_##name, NULL }
+  { #name, kind, slimOp_##name, slimOptions_##name, slimSetup_##name, NULL, NULL }
 #define SLIM_FEEDBACK(name, id) \
-  { #name, slimIsFeedback, id, slimOptions_##name, NULL, NULL }
+  { #name, slimIsFeedback, id, slimOptions_##name, NULL, NULL, NULL }
+
+/* FO-SGD's codec (arXiv 2405.11095). */
+SLIM_OPTIONS(fo) = {SLIM_DITHER_OPTIONS,
+                    {"block", slimOptionBlock, NULL, 0, 0, NULL},
+                    {"signs", slimOptionChoice, "redrawn", 0, 0, "redrawn|fixed"},
+                    SLIM_END_OPTIONS};
+
 const slimName slimNames[] = {SLIM_CODEC(fp32),
                               SLIM_CODEC(fp16),
                               SLIM_CODEC(bf16),
@@ -48,7 +55,8 @@ const slimName slimNames[] = {SLIM_CODEC(fp32),
                               SLIM_FEEDBACK(diana, slimFeedbackDiana),
                               SLIM_FEEDBACK(shift, slimFeedbackShift),
                               SLIM_FEEDBACK(rand_diana, slimFeedbackRandDiana),
-                              {NULL, slimIsCodec, 0, NULL, NULL, NULL}};
+                              {"fo", slimIsShorthand, 0, slimOptions_fo, NULL, NULL, "rotate(onebit(dither))"},
+                              {NULL, slimIsCodec, 0, NULL, NULL, NULL, NULL}};
 
 static slimResult_t complain(const slimSpecNode* at, const char* what) {
   return slimFail(slimInvalidArgument, "spec:1:%d: %s: %s", at->column, at->name->name, what);
@@ -214,6 +222,16 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
   }
   if (scaleless(root)) resize(root, SLIM_CAST_UNIT);
   tree->root = root;
+  for (uint32_t i = 0; i < tree->nodes; i++) {
+    bool rotated = false;
+    for (uint32_t j = 0; j < i; j++)
+      rotated |= tree->node[j].op == slimOp_rotate && tree->node[j].inner[0] == &tree->node[i] &&
+                 tree->node[j].levels == tree->node[i].block;
+    if (tree->node[i].rotated && !rotated)
+      return slimFail(slimInvalidArgument,
+                      "spec:1:%d: delta bounds rotated values: rotate(onebit(dither, delta=0.01)), both of one block",
+                      spec->column);
+  }
   for (uint32_t i = 0; i < tree->nodes; i++)
     tree->absolute |= tree->node[i].op == slimOp_sign || tree->node[i].lambda == slimLambdaFixed;
   tree->unit = root->block;
@@ -236,6 +254,12 @@ static slimResult_t checkClass(const slimSpecNode* at, const char* feedback, sli
                                const slimNode* node) {
   const char* name = at->name->name;
   const bool nearest = node->op == slimOp_fp16 || node->op == slimOp_bf16 || node->op == slimOp_fp8 || node->nearest;
+  const slimNode* inner = node->op == slimOp_rotate ? node->inner[0] : node;
+  if (inner->op == slimOp_onebit && inner->unbiased && need != slimNeedsNothing)
+    return slimFail(slimInvalidArgument,
+                    "spec:1:%d: %s needs a guarantee, and scale=unbiased has none: it is right on average over "
+                    "rotations only; leave scale out",
+                    at->column, feedback);
   if (need == slimNeedsUnbiased && !isfinite(c.omega))
     return slimFail(slimInvalidArgument, "spec:1:%d: %s needs an unbiased codec, and %s %s: use ef21 or ef_bv",
                     at->column, feedback, name,

@@ -167,6 +167,27 @@ static void parseArgument(slimParser* p, slimSpecNode* node, int depth) {
   if (n) node->options.value[i] = value(p, &options[i], start, n);
 }
 
+static bool give(slimSpecNode* node, const char* option, double value) {
+  for (int i = 0; i < SLIM_MAX_OPTIONS; i++)
+    if (node->child[i] && give(node->child[i], option, value)) return true;
+  const int at = slimOptionIndex(node->name->options, option);
+  if (at < 0) return false;
+  node->options.given[at] = true;
+  node->options.value[at] = value;
+  return true;
+}
+
+/* What a shorthand stands for. */
+static slimSpecNode* expand(const slimSpecNode* shorthand, int depth) {
+  const slimName* name = shorthand->name;
+  slimParser p = {name->expands, name->expands, false};
+  slimSpecNode* node = parseNode(&p, depth);
+  for (int i = 0; node && name->options[i].name; i++)
+    if (shorthand->options.given[i]) give(node, name->options[i].name, shorthand->options.value[i]);
+  for (slimSpecNode* n = node; n; n = n->child[0]) n->column = shorthand->column;
+  return node;
+}
+
 static slimSpecNode* parseNode(slimParser* p, int depth) {
   const char* start;
   const size_t n = word(p, &start);
@@ -210,11 +231,10 @@ static slimSpecNode* parseNode(slimParser* p, int depth) {
       node->options.value[i] = value(p, o, o->fallback, strlen(o->fallback));
     }
   }
-  if (p->failed) {
-    slimSpecFree(node);
-    return NULL;
-  }
-  return node;
+  slimSpecNode* whole = p->failed ? NULL : name->expands ? expand(node, depth) : node;
+  if (whole != node) slimSpecFree(node);
+  if (!whole && !p->failed) fail(p, start, "%s: no memory, or nested too deeply", name->name);
+  return whole;
 }
 
 slimResult_t slimSpecParse(const char* text, slimSpecNode** up, slimSpecNode** down) {

@@ -8,7 +8,7 @@
 
 #include "compress/option.h"
 
-typedef enum { slimIsCodec, slimIsSelector, slimIsTransform, slimIsFeedback } slimNameKind;
+typedef enum { slimIsCodec, slimIsSelector, slimIsTransform, slimIsFeedback, slimIsShorthand } slimNameKind;
 
 /* A name of the spec language; the list is in registry.c. */
 typedef struct {
@@ -18,6 +18,7 @@ typedef struct {
   const slimOption* options;
   const char* (*setup)(slimNode* node, const slimOptionValues* options); /* NULL for feedback */
   slimClass (*class_)(const slimNode* node, double n);                   /* codecs only */
+  const char* expands; /* shorthand: the node that it stands for; options go to the innermost node that has them */
 } slimName;
 extern const slimName slimNames[]; /* ends with name = NULL */
 

@@ -36,7 +36,7 @@ static inline bool slimEncode_fp8(const slimNode* node, const slimBlock* b, cons
   else
     for (uint32_t i = 0; i < b->size; i++) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
   float scale = b->maxBits ? (node->e5m2 ? 0x1p-14f : 0x1p-7f) : 0;
-  return slimStoreScale(sec[0], scale, normal, b, node->e5m2 ? 0x1p15f : 0x1p8f);
+  return slimStoreScale(sec[0], scale, normal, node->e5m2 ? 0x1p15f : 0x1p8f);
 }
 static inline void slimDecode_fp8(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const float scale = slimLoadFloat(sec[0]);

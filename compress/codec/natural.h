@@ -50,7 +50,7 @@ static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, 
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = qq > 0 ? wq / qq : 0;
   }
-  return slimStoreScale(sec[0], scale, normal, b, 2);
+  return slimStoreScale(sec[0], scale, normal, 2);
 }
 static inline void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                       float* restrict out) {

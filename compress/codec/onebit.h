@@ -1,6 +1,7 @@
-/* sign (signSGD), and onebit: a sign and one scale a block. Undithered: mean |v|, the least-squares scale (EF-signSGD).
- * Dithered (FO-SGD, arXiv 2405.11095, below rotate): sign(v + t), t uniform in [−lambda, lambda]: its mean is v clipped
- * to ±lambda. format.md §5. */
+/* sign (signSGD), and onebit: a sign and one scale a block. Undithered: mean |v|, the least-squares scale (EF-signSGD,
+ * DRIVE), or ‖v‖²/‖v‖₁, right on average below rotate (DRIVE, arXiv 2105.08339; EDEN). Dithered (FO-SGD, arXiv
+ * 2405.11095, below rotate): sign(v + t), t uniform in [−lambda, lambda]: its mean is v clipped to ±lambda. format.md
+ * §5. */
 #ifndef SLIM_CODEC_ONEBIT_H_
 #define SLIM_CODEC_ONEBIT_H_
 
@@ -8,11 +9,16 @@
 #include "compress/option.h"
 
 SLIM_OPTIONS(sign) = {{"scale", slimOptionReal, "1", 0x1p-126, 0x1p126, NULL}, SLIM_END_OPTIONS};
+#define SLIM_DITHER_OPTIONS                                                                                         \
+  {"f", slimOptionReal, NULL, 0x1p-20, 0x1p20, NULL}, {"lambda", slimOptionReal, NULL, 0x1p-126, 0x1p126, "inf"}, { \
+    "delta", slimOptionReal, NULL, 1e-12, 1, NULL                                                                   \
+  }
 SLIM_OPTIONS(onebit) = {{"dither", slimOptionFlag, "0", 0, 0, NULL},
-                        {"f", slimOptionReal, NULL, 0x1p-20, 0x1p20, NULL},
-                        {"lambda", slimOptionReal, NULL, 0x1p-126, 0x1p126, "inf"},
+                        SLIM_DITHER_OPTIONS,
+                        {"scale", slimOptionChoice, "mean", 0, 0, "mean|unbiased"},
                         {"block", slimOptionBlock, "512", 0, 0, NULL},
                         SLIM_END_OPTIONS};
+enum { slimOnebitDither, slimOnebitF, slimOnebitLambda, slimOnebitDelta, slimOnebitScale, slimOnebitBlock };
 
 static inline const char* slimSetup_sign(slimNode* node, const slimOptionValues* o) {
   node->value = (float)o->value[0];
@@ -23,15 +29,24 @@ static inline const char* slimSetup_sign(slimNode* node, const slimOptionValues*
   return NULL;
 }
 static inline const char* slimSetup_onebit(slimNode* node, const slimOptionValues* o) {
-  bool dither = o->value[0] != 0;
-  if (o->given[1] && o->given[2]) return "f and lambda exclude each other";
-  if (!dither && (o->given[1] || o->given[2])) return "f and lambda need dither: onebit(dither, f=1.5)";
-  node->lambda = !dither           ? slimLambdaNone
-                 : !o->given[2]    ? slimLambdaNorm
-                 : o->value[2] < 0 ? slimLambdaMax
-                                   : slimLambdaFixed;
-  node->value = node->lambda == slimLambdaFixed ? (float)o->value[2] : o->given[1] ? (float)o->value[1] : 1.5f;
-  node->block = (uint32_t)o->value[3];
+  const bool dither = o->value[slimOnebitDither] != 0, f = o->given[slimOnebitF], delta = o->given[slimOnebitDelta];
+  const double lambda = o->value[slimOnebitLambda];
+  if (f + delta + o->given[slimOnebitLambda] > 1) return "f, delta and lambda exclude each other";
+  if (!dither && (f || delta || o->given[slimOnebitLambda]))
+    return "f, delta and lambda need dither: onebit(dither, f=1.5)";
+  if (dither && o->value[slimOnebitScale] != 0) return "scale belongs to onebit without dither";
+  node->lambda = !dither                       ? slimLambdaNone
+                 : !o->given[slimOnebitLambda] ? slimLambdaNorm
+                 : lambda < 0                  ? slimLambdaMax
+                                               : slimLambdaFixed;
+  node->unbiased = o->value[slimOnebitScale] == 1;
+  node->rotated = delta;
+  node->block = (uint32_t)o->value[slimOnebitBlock];
+  /* |z| ≤ ‖g‖·sqrt(2·ln(2m/delta)/m) for all m rotated values with probability 1 − delta (Hoeffding). */
+  node->value = node->lambda == slimLambdaFixed ? (float)lambda
+                : f                             ? (float)o->value[slimOnebitF]
+                : delta                         ? (float)sqrt(2 * log(2.0 * node->block / o->value[slimOnebitDelta]))
+                                                : 1.5f;
   node->bits = 1;
   node->sections = 2;
   node->section[0] = (slimSection){4, 0};
@@ -44,10 +59,12 @@ static inline slimClass slimClass_sign(const slimNode* node, double n) {
   return (slimClass){INFINITY, 0, 1};
 }
 /* Undithered ‖v‖₁² ≥ ‖v‖₂², so delta ≥ 1/n; dithered with the least-squares scale E⟨v,q⟩² ≥ ‖v‖², so again. lambda =
- * max: E‖q‖² = n·max² ≤ n‖v‖². Norm and fixed lambda clip: no class by themselves. */
+ * max: E‖q‖² = n·max² ≤ n‖v‖². Norm and fixed lambda clip: no class by themselves. Nor has scale=unbiased one: it is
+ * unbiased under a rotation by uniformly random orthogonal matrices, not under random signs (of two rotated values the
+ * larger one decides all signs), and its error is n‖v‖²/‖v‖₁² − 1 times ‖v‖², more than 1 for a spike. */
 static inline slimClass slimClass_onebit(const slimNode* node, double n) {
   double bits = 1 + 32.0 / n;
-  if (node->lambda == slimLambdaNone || node->lsq) return (slimClass){INFINITY, 1 / n, bits};
+  if ((node->lambda == slimLambdaNone && !node->unbiased) || node->lsq) return (slimClass){INFINITY, 1 / n, bits};
   if (node->lambda == slimLambdaMax) return (slimClass){n - 1, 0, bits};
   return (slimClass){INFINITY, 0, bits};
 }
@@ -89,9 +106,15 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   switch (node->lambda) {
     case slimLambdaNone:
       SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimLoad(v, i) * p));
-      scale = b->nv ? sum / (float)b->nv : 0;
+      if (node->unbiased) {
+        float squares;
+        SLIM_TREE_SUM(squares, b->size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));
+        scale = b->maxBits ? squares / sum : 0;
+      } else {
+        scale = b->nv ? sum / (float)b->nv : 0;
+      }
       slimPackSigns(sec[1], v, b->size);
-      return slimStoreScale(sec[0], scale, normal, b, 1);
+      return slimStoreScale(sec[0], scale, normal, 1);
     case slimLambdaNorm:
       SLIM_TREE_SUM(sum, b->size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));
       scale = b->nv ? node->value * sqrtf(sum / (float)b->nv) : 0;
@@ -100,7 +123,7 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
       scale = slimFloat(b->maxBits) * p;
       break;
     case slimLambdaFixed:
-      scale = b->maxBits ? node->value / b->scale : 0;
+      scale = b->maxBits ? node->value : 0;
       break;
   }
   uint32_t* words = (uint32_t*)(void*)b->scratch;
@@ -117,9 +140,9 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
     SLIM_TREE_SUM(sum, b->size, i,
                   (slimVector)((slimBitsVector)(slimLoad(v, i) * p) ^ slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
-    return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, b, 1);
+    return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, 1);
   }
-  if (!fixed) return slimStoreScale(sec[0], scale, normal, b, 1);
+  if (!fixed) return slimStoreScale(sec[0], scale, normal, 1);
   slimStoreFloat(sec[0], b->maxBits ? node->value : 0);
   return true;
 }

@@ -153,7 +153,7 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     slimPackWide(sec[1], codes, size, node->bits);
   else
     slimPack(sec[1], codes, size, node->bits);
-  return slimStoreScale(sec[0], step, normal, b, (float)levels);
+  return slimStoreScale(sec[0], step, normal, (float)levels);
 }
 static inline bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
                                       uint8_t* const* sec) {

@@ -108,7 +108,7 @@ static inline bool slimEncode_rotate(const slimNode* node, const slimBlock* b, c
   const uint32_t n = b->size;
   const slimNormal normal = slimNormalise(b->maxBits);
   if (normal.e >= 100) return false;
-  const float c = slimRotationScale(node->levels);
+  const float c = slimRotationScale(node->levels) * normal.up;
   float* restrict z = b->scratch;
   slimFlip(node, b, z, v, normal.p, (uint32_t*)(void*)(z + n));
   for (uint32_t i = 0; i < n; i += node->levels) slimHadamard(z + i, node->levels);
@@ -119,14 +119,14 @@ static inline bool slimEncode_rotate(const slimNode* node, const slimBlock* b, c
     const uint32_t bits = slimBits(z[i]) & 0x7fffffffu;
     maxBits = bits > maxBits ? bits : maxBits;
   }
-  const slimBlock inner = {n, n, maxBits, b->scale * normal.up, b->first, b->draw, z + n};
+  const slimBlock inner = {n, n, maxBits, b->first, b->draw, z + n};
   return slimEncodeNode(node->inner[0], &inner, z, sec);
 }
 static inline void slimDecode_rotate(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                      float* restrict out) {
   const uint32_t n = b->size;
   float* restrict z = b->scratch;
-  const slimBlock inner = {n, n, 0, 1, b->first, b->draw, z + n};
+  const slimBlock inner = {n, n, 0, b->first, b->draw, z + n};
   slimDecodeNode(node->inner[0], &inner, sec, z);
   for (uint32_t i = 0; i < n; i += node->levels) slimHadamard(z + i, node->levels);
   slimFlip(node, b, out, z, slimRotationScale(node->levels), (uint32_t*)(void*)(z + n));

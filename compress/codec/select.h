@@ -131,7 +131,7 @@ static inline void slimDecodeNode(const slimNode* node, const slimBlock* region,
  */
 static inline slimBlock slimSelectedBlock(const slimNode* node, const slimBlock* b, uint32_t taken, float* scratch) {
   const uint64_t position = b->first / node->block * slimRoundUp(node->k, 8);
-  return (slimBlock){slimPadded(node->k), taken, 0, b->scale, position, b->draw, scratch};
+  return (slimBlock){slimPadded(node->k), taken, 0, position, b->draw, scratch};
 }
 static inline uint32_t slimInnerSections(const slimNode* node, uint8_t** temp, uint8_t* buffer) {
   const slimNode* inner = node->inner[0];

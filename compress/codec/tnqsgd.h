@@ -90,7 +90,7 @@ static inline bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   SLIM_ASSUME_BLOCK(size);
   if (!b->maxBits) {
     memset(sec[1], 0, size * node->bits / 8);
-    return slimStoreScale(sec[0], 0, normal, b, 1);
+    return slimStoreScale(sec[0], 0, normal, 1);
   }
   float sum;
   SLIM_TREE_SUM(sum, size, i, slimAbs(slimLoad(v, i) * p));
@@ -125,7 +125,7 @@ static inline bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
     scale = wq / qq;
   }
   slimPack(sec[1], codes, size, node->bits);
-  return slimStoreScale(sec[0], scale, normal, b, node->table[h - 1]);
+  return slimStoreScale(sec[0], scale, normal, node->table[h - 1]);
 }
 static inline void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                      float* restrict out) {

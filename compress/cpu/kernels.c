@@ -368,7 +368,7 @@ static slimBlock slimValueUnit(const slimTree* tree, const slimLayout* layout, u
                                const slimDraw* draw, float* scratch) {
   const uint64_t off = unit * tree->unit;
   const uint32_t nv = (uint32_t)(layout->values - off < tree->unit ? layout->values - off : tree->unit);
-  return (slimBlock){tree->unit, nv, 0, 1, first + off, draw, scratch + tree->unit};
+  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit};
 }
 static bool slimEncodeValues(const slimTree* tree, const slimLayout* layout, uint8_t* payload, const float* values,
                              uint64_t first, const slimDraw* draw, float* scratch) {
@@ -447,7 +447,7 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
   if (source->wide) memcpy(exponent, source->payload + layout->exponents + 4 * flag, 4);
   if (*exponent < -1022 || *exponent > 1023) return false;
   if (!source->tree->selector) {
-    const slimBlock region = {source->tree->unit, nv, 0, 1, first, &source->draw, scratch};
+    const slimBlock region = {source->tree->unit, nv, 0, first, &source->draw, scratch};
     slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
     return true;
   }

@@ -126,7 +126,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   bool ok = SLIM_NAME(narrow)(tree, in, n, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
-  slimBlock region = {n, nv, maxBits, 1, first, &draw, scratch};
+  slimBlock region = {n, nv, maxBits, first, &draw, scratch};
   if (ok) ok = slimEncodeUnit(tree, layout, payload, unit, nv, &region, seen);
   if (!ok) {
     slimFlagUnit(tree, layout, payload, unit, nv);

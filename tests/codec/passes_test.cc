@@ -74,6 +74,8 @@ const Spec kSpecs[] = {
     {"none(rotate(ternary(norm=inf,block=128),block=128))", "none(rotate(fp8,block=512,signs=redrawn))"},
     {"ef(rotate(onebit(block=2048),block=64))", "none(rotate(qsgd(bits=3,block=512),block=128))"},
     {"none(rotate(onebit(dither,lambda=0.5)))", "ef(rotate(onebit(dither)))"},
+    {"none(onebit(scale=unbiased))", "none(rotate(onebit(scale=unbiased,block=1024),block=128))"},
+    {"none(rotate(onebit(dither,delta=0.01)))", "ef(rotate(onebit(dither,delta=0.5,block=64)))"},
     {"ef(onebit(dither,f=1.5))", "ef(onebit(dither,lambda=0.5))"},
     {"ef(onebit(dither,lambda=inf,block=64))", "ef21(onebit(dither,f=3,block=256))"},
     {"ef(randk(ratio=0.05,block=512,seed=shared))", "none(randk(ratio=0.05,block=512,seed=shared,scale=1))"},

@@ -44,6 +44,11 @@ const char* const kGood[] = {"fp32",
                              "onebit(dither,f=2)",
                              "onebit(dither,lambda=inf)",
                              "onebit(dither,lambda=0.5,block=8192)",
+                             "onebit(scale=unbiased)",
+                             "rotate(onebit(dither,delta=0.01))",
+                             "fo",
+                             "fo(f=2,block=1024,signs=fixed)",
+                             "ef(fo(lambda=inf))",
                              "ternary",
                              "ternary(norm=2)",
                              "ternary(norm=inf,block=64)",
@@ -118,6 +123,11 @@ TEST(SpecLanguage, ADefaultWrittenOutIsTheSameSpec) {
       {"none(randk(ratio=0.01))", "none(randk(ratio=0.01,scale=auto,seed=own,scope=block))"},
       {"fp8", "fp8(format=e4m3)"},
       {"sign", "sign(scale=1)"},
+      {"onebit(scale=mean)", "onebit"},
+      {"fo", "rotate(onebit(dither))"},
+      {"ef(fo(lambda=inf, signs=fixed))", "ef(rotate(onebit(dither,lambda=inf),signs=fixed))"},
+      {"fo(f=2,block=1024)", "rotate(onebit(dither,f=2,block=1024))"},
+      {"fo(lambda=0.25)", "rotate(onebit(dither,lambda=0.25))"},
       {"rotate(onebit)", "rotate(onebit,signs=redrawn)"},
       {"diana(qsgd(bits=4))", "diana(qsgd(bits=4),alpha=auto)"},
       {" ef ( onebit ) ", "ef(onebit)"},
@@ -144,6 +154,8 @@ TEST(SpecLanguage, AutomaticChoicesAreAsDocumented) {
       {"none(randk(ratio=0.01))", "none(randk(ratio=0.01,scale=unbiased))"},
       {"diana(randk(ratio=0.01))", "diana(randk(ratio=0.01,scale=unbiased))"},
       {"rotate(onebit(block=1024))", "rotate(onebit(block=1024),block=1024)"},
+      {"fo", "rotate(onebit(dither,f=1.5))"},
+      {"fo(delta=1)", "rotate(onebit(dither,f=3.723297411059034))"}, /* sqrt(2 ln 1024) */
   };
   for (const auto& pair : pairs) {
     Spec a("up=" + std::string(pair[0]) + "; down=none(fp32)"), b("up=" + std::string(pair[1]) + "; down=none(fp32)");
@@ -271,6 +283,15 @@ TEST(SpecErrors, NameTheColumnAndWhatIsKnown) {
       {"onebit(f=2)", 1, 8, {"dither"}},
       {"onebit(dither,f=2,lambda=1)", 1, 19, {"f", "lambda"}},
       {"onebit(dither,lambda=-1)", 22, 15, {"lambda"}},
+      {"onebit(dither,f=2,delta=0.1)", 1, 19, {"f", "delta"}},
+      {"onebit(dither,scale=unbiased)", 1, 15, {"scale", "dither"}},
+      {"onebit(dither,delta=0.1)", 1, 8, {"delta", "rotate"}},
+      {"rotate(onebit(dither,delta=0.1),block=64)", 1, 8, {"delta", "block"}},
+      {"ef(fo(delta=2))", 13, 7, {"delta"}},
+      {"ef(fo(bits=2))", 7, 7, {"unknown option 'bits' of fo", "f, lambda, delta, block, signs"}},
+      {"fo(f=1,lambda=1)", 1, 8, {"f", "lambda"}},
+      {"ef(onebit(scale=unbiased))", 4, 4, {"scale=unbiased"}},
+      {"diana(rotate(onebit(scale=unbiased)))", 7, 7, {"scale=unbiased"}},
       {"diana(qsgd(bits=4),alpha=2)", 26, 20, {"alpha"}},
   };
   for (const Bad& test : bad) {
@@ -360,7 +381,12 @@ const char* const kContractive[] = {"topk(ratio=0.1)",
                                     "fp8",
                                     "fp16",
                                     "bf16"};
-const char* const kNeither[] = {"sign", "onebit(dither,f=2)", "onebit(dither,lambda=1)", "topk(ratio=0.1,qsgd(bits=4))",
+const char* const kNeither[] = {"sign",
+                                "onebit(scale=unbiased)",
+                                "fo",
+                                "onebit(dither,f=2)",
+                                "onebit(dither,lambda=1)",
+                                "topk(ratio=0.1,qsgd(bits=4))",
                                 "qsgd(bits=4,rounding=nearest,norm=2)"};
 
 TEST(Classes, AreAsTheMathematicsSays) {

@@ -218,11 +218,10 @@ uint32_t canonicalNan32() { return 0x7fc00000u; }
 
 namespace {
 
-// Where a node stands: which draws it makes, and the scale of its surroundings.
+// Where a node stands: which draws it makes.
 struct Place {
   Stamp stamp;
   int branch = 0;
-  float surroundings = 1;
 };
 
 bool isLeaf(const Node& node) {
@@ -357,7 +356,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     return block;
   }
 
-  float stored = 0;            // before 2^e and the surroundings
+  float stored = 0;            // before 2^e
   float largestDecodable = 0;  // before the scale
   std::vector<float> q(v.size());
 
@@ -369,9 +368,9 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     largestDecodable = 1;
     if (!leaf.dither) {
       for (size_t i = 0; i < v.size(); i++) codes[i] = v[i] < 0;
-      stored = treeSum(sizes) / static_cast<float>(nv);
+      stored = leaf.unbiasedScale ? treeSum(squares) / treeSum(sizes) : treeSum(sizes) / static_cast<float>(nv);
     } else {
-      float lambda = leaf.lambdaValue / place.surroundings;
+      float lambda = leaf.lambdaValue;
       if (leaf.lambda == Node::kF) lambda = leaf.f * std::sqrt(treeSum(squares) / static_cast<float>(nv));
       if (leaf.lambda == Node::kInf) lambda = maximum;
       for (size_t i = 0; i < v.size(); i++) {
@@ -446,7 +445,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     float below = treeSum(qq);
     stored = below == 0 ? 0.0f : treeSum(wq) / below;
   }
-  block.scale = (stored * std::ldexp(1.0f, e)) * place.surroundings;
+  block.scale = stored * std::ldexp(1.0f, e);
   if (fixedLambda && !leaf.fit) block.scale = leaf.lambdaValue;
   block.overflow = !std::isfinite(block.scale) || !std::isfinite(largestDecodable * block.scale);
   return block;
@@ -578,7 +577,7 @@ std::vector<float> decodeLeaf(const Node& leaf, const std::vector<Bytes>& sectio
   return decoded;
 }
 
-void butterflies(std::vector<float>* w) {
+void butterflies(std::vector<float>* w, float times) {
   for (size_t stride = 1; stride < w->size(); stride *= 2) {
     for (size_t i = 0; i < w->size(); i++) {
       if (i / stride % 2) continue;
@@ -587,7 +586,7 @@ void butterflies(std::vector<float>* w) {
       (*w)[i + stride] = a - b;
     }
   }
-  float c = static_cast<float>(std::pow(2.0, -0.5 * log2Of(w->size())));
+  float c = static_cast<float>(std::pow(2.0, -0.5 * log2Of(w->size()))) * times;
   for (float& x : *w) x = x * c;
 }
 
@@ -618,11 +617,12 @@ std::vector<Bytes> takeSections(const std::vector<Bytes>& sections, size_t first
 // The stretch that rotate scales together: its own block or the inner codec's, whichever is larger.
 size_t stretchOf(const Node& rotate) { return std::max(rotate.block, unitOf(rotate.children[0])); }
 
-void transform(const Node& node, const Place& place, uint64_t e0, bool forward, std::vector<float>* w) {
+// times: 2^e on the way forward.
+void transform(const Node& node, const Place& place, uint64_t e0, bool forward, float times, std::vector<float>* w) {
   if (forward) flipSigns(node, place, e0, w);
   for (size_t start = 0; start < w->size(); start += node.block) {
     std::vector<float> block(w->begin() + start, w->begin() + start + node.block);
-    butterflies(&block);
+    butterflies(&block, times);
     std::copy(block.begin(), block.end(), w->begin() + start);
   }
   if (!forward) flipSigns(node, place, e0, w);
@@ -636,13 +636,11 @@ Unit encodeRotate(const Node& node, const std::vector<float>& v, uint64_t e0, co
     int e = exponentOf(w);
     if (e >= 100) unit.overflow = true;
     for (float& x : w) x = x * std::ldexp(1.0f, -e);
-    transform(node, place, e0 + start, true, &w);
-    Place inside = place;
-    inside.surroundings = std::ldexp(1.0f, e);
-    Unit inner = encodeUnit(node.children[0], w, w.size(), e0 + start, inside, true);
+    transform(node, place, e0 + start, true, std::ldexp(1.0f, e), &w);
+    Unit inner = encodeUnit(node.children[0], w, w.size(), e0 + start, place, true);
     unit.overflow = unit.overflow || inner.overflow;
     appendSections(&unit.sections, inner.sections);
-    transform(node, place, e0 + start, false, &inner.decoded);
+    transform(node, place, e0 + start, false, 1, &inner.decoded);
     unit.decoded.insert(unit.decoded.end(), inner.decoded.begin(), inner.decoded.end());
   }
   return unit;
@@ -657,7 +655,7 @@ std::vector<float> decodeRotate(const Node& node, const std::vector<Bytes>& sect
   for (size_t start = 0; start < size; start += stretch) {
     std::vector<float> w =
         decodeUnit(child, takeSections(sections, 0, bytes, start / stretch), stretch, stretch, e0 + start, place);
-    transform(node, place, e0 + start, false, &w);
+    transform(node, place, e0 + start, false, 1, &w);
     decoded.insert(decoded.end(), w.begin(), w.end());
   }
   return decoded;
@@ -1221,6 +1219,10 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
       node.e5m2 = value == "e5m2";
     } else if (arg.key == "scale" && node.kind == Kind::kSign) {
       node.signScale = static_cast<float>(number);
+    } else if (arg.key == "scale" && node.kind == Kind::kOnebit) {
+      node.unbiasedScale = value == "unbiased";
+    } else if (arg.key == "delta") {
+      node.delta = number;
     } else if (arg.key == "scale") {
       if (value == "1") node.unbiased = false;
       if (value == "unbiased") node.unbiased = true;
@@ -1268,6 +1270,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
   }
   if (selector && node.children.empty()) node.children.push_back(Node());
   if (node.kind == Kind::kRotate && node.block == 0) node.block = unitOf(node.children.at(0));
+  if (node.delta > 0)
+    node.f = static_cast<float>(std::sqrt(2 * std::log(2 * static_cast<double>(node.block) / node.delta)));
   if (isLeaf(node)) node.fit = contractive && isUnbiased(node);
   return node;
 }

@@ -44,6 +44,8 @@ struct Node {
   bool dither = false;                    // onebit
   enum { kF, kInf, kFixed } lambda = kF;  // onebit with dither
   float f = 1.5f, lambdaValue = 0;        // onebit with dither
+  double delta = 0;                       // onebit with dither: gives f, if not 0
+  bool unbiasedScale = false;             // onebit without dither
   uint32_t levels = 1, bits = 2;          // qsgd: L and b; ternary is L = 1
   bool norm2 = false, nearest = false;    // qsgd
   bool uniform = false;                   // truncated: tqsgd, not tnqsgd; with bits
