@@ -140,7 +140,8 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
     case slimAlgorithmLinear:
       if (!linear)
         return slimFail(slimInvalidUsage,
-                        "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32, of a "
+                        "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32 (k "
+                        "not below 1), of a "
                         "tensor other than "
                         "float64; not %s of %s",
                         c->text, slimTypeName(t->type));

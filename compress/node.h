@@ -44,7 +44,8 @@ typedef struct slimNode {
   uint32_t levels; /* qsgd: L; rotate: elements of one rotation */
   uint32_t k;      /* selectors, scope block: values a block; randk, topk: 0 if ratio decides (scope chunk, global) */
   double ratio;
-  float value; /* onebit: f or lambda; sign: scale */
+  double chance; /* selectors: that a block sends its one value, where k= is below 1; else 1 */
+  float value;   /* onebit: f or lambda; sign: scale */
   slimLambda lambda;
   slimScope scope;
   bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;

@@ -242,10 +242,12 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
 
 uint32_t slimTreeUnit(const slimTree* tree) { return tree->selector ? SLIM_MIN_BLOCK : tree->unit; }
 bool slimTreeIsGlobal(const slimTree* tree) { return tree->selector && tree->selector->scope == slimScopeGlobal; }
+static bool sumsUp(const slimNode* selector, const slimNode* values) {
+  return selector->op == slimOp_randk && selector->shared && selector->chance >= 1 && values->op == slimOp_fp32;
+}
 bool slimTreeIsLinear(const slimTree* tree) {
-  const slimNode* root = tree->root;
-  if (tree->selector) return tree->selector->op == slimOp_randk && tree->selector->shared && root->op == slimOp_fp32;
-  return root->op == slimOp_fp32 || (root->op == slimOp_randk && root->shared && root->inner[0]->op == slimOp_fp32);
+  if (tree->selector) return sumsUp(tree->selector, tree->root);
+  return tree->root->op == slimOp_fp32 || (tree->root->inner[0] && sumsUp(tree->root, tree->root->inner[0]));
 }
 
 /* ---- Directions ----------------------------------------------------------------------------------------------- */

@@ -184,8 +184,12 @@ def unit_of(node):
     return node.block()
 
 
+def ultra_sparse(node):
+    return float(node.get("k", 1)) < 1
+
+
 def count_of(node, of):
-    k = int(node.options["k"]) if "k" in node.options else max(1, int(np.floor(float(node.options["ratio"]) * of + 0.5)))
+    k = int(np.ceil(float(node.options["k"]))) if "k" in node.options else max(1, int(np.floor(float(node.options["ratio"]) * of + 0.5)))
     return min(k, of)
 
 
@@ -211,6 +215,7 @@ def section_bytes(node, size, nv, whole, block=None):
     if node.name in ("topk", "randk"):
         k, blocks = count_of(node, node.block()), size // node.block()
         index = [blocks * up(k * log2(node.block()), 8)] if node.name == "topk" else []
+        index += [blocks] if ultra_sparse(node) else []
         return index + [blocks * b for b in section_bytes(node.children[0], k, k, True, block=k)]
     scale = [4 * up(size, block or node.block())] if has_scale(node) else []
     return scale + [up((size if whole else nv) * bits, 8) for bits in streams(node)]
@@ -267,7 +272,11 @@ def decode_selector(node, sections, size, nv, e0, place):
             width = up(k * bits, 8)
             chosen = unpack(sections[0][index * width:(index + 1) * width], k, bits)[:count]
             below = sections[1:]
-        else:
+        if ultra_sparse(node) and not wide:
+            if not below[0][index]:
+                continue
+            below = below[1:]
+        if node.name == "randk":
             keys = place.draw32(INDEX, np.arange(e0 + start, e0 + start + valid), node.get("seed", "own") == "shared")
             chosen = np.sort(np.argsort(keys, kind="stable")[:count])
         values = decode_unit(inner, part(below, sizes, index), inner_size, count, 0, place, block=inner_block)
@@ -329,6 +338,8 @@ def decode(payload, tree, type_name, seed, down=False):
         here = slice(u * unit, u * unit + nv)
         if flagged[u]:
             out[here] = np.nan
+            continue
+        if unit_of(node) is None and flagged[1]:  # nothing is sent
             continue
         own = [data[u * a:] if u == units - 1 else data[u * a:(u + 1) * a] for data, a in zip(sections, full)]
         values = decode_unit(node, own, unit, nv, first + u * unit, place)[:nv]

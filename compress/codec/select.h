@@ -7,11 +7,11 @@
 #include "compress/block.h"
 #include "compress/option.h"
 
-#define SLIM_SELECTOR_OPTIONS                                                                \
-  {"ratio", slimOptionReal, NULL, 1e-9, 1, NULL}, {"k", slimOptionInt, NULL, 1, 1e15, NULL}, \
-      {"scope", slimOptionChoice, "block", 0, 0, "block|chunk|global"},                      \
-      {"block", slimOptionBlock, "4096", 0, 0, NULL}, {                                      \
-    "values", slimOptionNode, "fp32", 0, 0, NULL                                             \
+#define SLIM_SELECTOR_OPTIONS                                                                    \
+  {"ratio", slimOptionReal, NULL, 1e-9, 1, NULL}, {"k", slimOptionReal, NULL, 1e-6, 1e15, NULL}, \
+      {"scope", slimOptionChoice, "block", 0, 0, "block|chunk|global"},                          \
+      {"block", slimOptionBlock, "4096", 0, 0, NULL}, {                                          \
+    "values", slimOptionNode, "fp32", 0, 0, NULL                                                 \
   }
 SLIM_OPTIONS(topk) = {SLIM_SELECTOR_OPTIONS, SLIM_END_OPTIONS};
 SLIM_OPTIONS(randk) = {SLIM_SELECTOR_OPTIONS,
@@ -25,14 +25,18 @@ static inline const char* slimSetupSelector(slimNode* node, const slimOptionValu
   node->scope = (slimScope)o->value[2];
   node->block = (uint32_t)o->value[3];
   node->ratio = o->given[0] ? o->value[0] : 0;
-  node->k = o->given[1] ? (uint32_t)o->value[1] : 0;
+  const double k = o->given[1] ? o->value[1] : 0;
+  if (k > 1 && k != floor(k)) return "k is a whole number of values or, below 1, the chance that one is sent";
+  node->chance = k > 0 && k < 1 ? k : 1;
+  node->k = k > 0 ? (uint32_t)fmin(ceil(k), UINT32_MAX) : 0;
   if (node->scope != slimScopeBlock) return o->given[3] ? "block belongs to scope=block" : NULL;
-  if (node->k > node->block) return "k is larger than the block";
+  if (k > node->block) return "k is larger than the block";
   node->k = (uint32_t)slimSelectorCount(node, node->block);
-  if (!indices) return NULL;
-  node->bits = (uint32_t)__builtin_ctz(node->block);
-  node->sections = 1;
-  node->section[0] = (slimSection){(node->k * node->bits + 7) / 8, 0};
+  if (indices) {
+    node->bits = (uint32_t)__builtin_ctz(node->block);
+    node->section[node->sections++] = (slimSection){(node->k * node->bits + 7) / 8, 0};
+  }
+  if (node->chance < 1) node->section[node->sections++] = (slimSection){1, 0};
   return NULL;
 }
 static inline const char* slimSetup_topk(slimNode* node, const slimOptionValues* o) {
@@ -121,7 +125,28 @@ static inline uint32_t slimRandkIndices(const slimNode* node, const slimBlock* b
   return k;
 }
 static inline float slimRandkScale(const slimNode* node, uint64_t nv, uint64_t k) {
-  return node->unbiased && k ? (float)nv / (float)k : 1;
+  return node->unbiased && k ? (float)nv / ((float)k * (float)node->chance) : 1;
+}
+
+/* k below 1: whether the block (piece) that starts at `first` sends its one value. */
+static inline bool slimSends(const slimNode* node, const slimDraw* draw, uint64_t first) {
+  if (node->chance >= 1) return true;
+  uint32_t words[64];
+  slimDrawWords(draw, slimDrawCoin, node->branch, node->shared, first, 2, 1, words);
+  return (double)words[1] * 0x1p-32 < node->chance;
+}
+/* Its flag is the last of the selector's own sections. True: the block goes on as for k = 1. */
+static inline bool slimEncodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec) {
+  if (node->chance >= 1) return true;
+  const bool sends = b->nv && slimSends(node, b->draw, b->first);
+  for (uint32_t i = 0; !sends && i < node->allSections; i++) memset(sec[i], 0, node->section[i].bytes);
+  *sec[node->sections - 1] = sends;
+  return sends;
+}
+static inline bool slimDecodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* out) {
+  if (node->chance >= 1 || *sec[node->sections - 1]) return true;
+  memset(out, 0, 4 * (size_t)b->size);
+  return false;
 }
 
 static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
@@ -181,6 +206,7 @@ static inline void slimDecodeSelected(const slimNode* node, const slimBlock* b, 
 
 static inline bool slimEncode_topk(const slimNode* node, const slimBlock* b, const float* restrict v,
                                    uint8_t* const* sec) {
+  if (!slimEncodePresence(node, b, sec)) return true;
   const uint32_t k = node->k < b->nv ? node->k : b->nv;
   uint16_t* index = (uint16_t*)(void*)b->scratch;
   int32_t* keys = (int32_t*)(void*)(b->scratch + slimRoundUp(node->k, 128) / 2);
@@ -190,38 +216,41 @@ static inline bool slimEncode_topk(const slimNode* node, const slimBlock* b, con
   memset(index + k, 0, 2 * (node->k - k));
   memset(sec[0], 0, node->section[0].bytes);
   slimPackWide(sec[0], index, node->k, node->bits);
-  return slimEncodeSelected(node, b, v, index, k, sec + 1);
+  return slimEncodeSelected(node, b, v, index, k, sec + node->sections);
 }
 static inline void slimDecode_topk(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  if (!slimDecodePresence(node, b, sec, out)) return;
   uint16_t* index = (uint16_t*)(void*)b->scratch;
   slimUnpackWide(index, sec[0], node->k, node->bits);
-  slimDecodeSelected(node, b, index, node->k < b->nv ? node->k : b->nv, sec + 1, out);
+  slimDecodeSelected(node, b, index, node->k < b->nv ? node->k : b->nv, sec + node->sections, out);
 }
 
 static inline bool slimEncode_randk(const slimNode* node, const slimBlock* b, const float* restrict v,
                                     uint8_t* const* sec) {
+  if (!slimEncodePresence(node, b, sec)) return true;
   slimBlock keys = *b;
   uint16_t* index = (uint16_t*)(void*)b->scratch;
   keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
   uint32_t k = slimRandkIndices(node, &keys, index);
-  return slimEncodeSelected(node, b, v, index, k, sec);
+  return slimEncodeSelected(node, b, v, index, k, sec + node->sections);
 }
 static inline void slimDecode_randk(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                     float* restrict out) {
+  if (!slimDecodePresence(node, b, sec, out)) return;
   slimBlock keys = *b;
   uint16_t* index = (uint16_t*)(void*)b->scratch;
   keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
   uint32_t k = slimRandkIndices(node, &keys, index);
-  slimDecodeSelected(node, b, index, k, sec, out);
+  slimDecodeSelected(node, b, index, k, sec + node->sections, out);
 }
 
 #endif
 
-/* topk keeps at least k/n of ‖v‖²; randk k/n in expectation, or unbiased with omega n/k − 1. Values add their own
- * error. */
+/* topk keeps at least k/n of ‖v‖²; randk, and both with k below 1, k/n in expectation; randk unbiased: omega n/k − 1.
+ * Values add their own error. Bits: those expected, if k is below 1; the payload has room for one value a block. */
 static inline slimClass slimClassSelector(const slimNode* node, double n, slimClass inner, double indexBits) {
-  const double k = (double)slimSelectorCount(node, (uint64_t)n), share = k / n;
-  slimClass c = {INFINITY, share * inner.delta, share * (inner.bits + indexBits)};
+  const double share = node->chance * (double)slimSelectorCount(node, (uint64_t)n) / n;
+  slimClass c = {INFINITY, share * inner.delta, share * (inner.bits + indexBits) + (node->chance < 1 ? 1 / n : 0)};
   if (node->op == slimOp_randk && node->unbiased) {
     c.omega = (1 + inner.omega) / share - 1;
     c.delta = 0;

@@ -130,9 +130,11 @@ static void slimFlagUnit(const slimTree* tree, const slimLayout* layout, uint8_t
     memset(payload + layout->section[i] + unit * tree->section[i].bytes, 0,
            slimSectionBytes(tree->section[i], tree->unit, nv));
 }
-static void slimFlagPiece(const slimLayout* layout, uint8_t* payload) {
+/* A piece-wide selector's flags. */
+enum { slimPieceLost = 1, slimPieceSendsNothing = 2 };
+static void slimFlagPiece(const slimLayout* layout, uint8_t* payload, uint8_t flag) {
   memset(payload + layout->flags, 0, layout->bytes - layout->flags);
-  payload[layout->flags] = 1;
+  payload[layout->flags] = flag;
 }
 
 static void slimStoreNan(slimDataType_t type, void* y, uint64_t off, uint32_t n) {
@@ -422,7 +424,11 @@ static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, con
                                    const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first,
                                    float* scratch) {
   *source = (slimSource){tree, layout, payload, slimDrawOf(stamp), layout->index != layout->exponents, NULL, NULL, 0};
-  if (!tree->selector || !layout->values || payload[layout->flags] & 1) return slimSuccess;
+  if (!tree->selector || !layout->values) return slimSuccess;
+  if (payload[layout->flags]) {
+    source->at = layout->values;
+    return slimSuccess;
+  }
   source->index = malloc(layout->values * (sizeof(uint32_t) + sizeof(float)));
   if (!source->index)
     return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);

@@ -393,7 +393,9 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   const uint32_t n = SLIM_PIECE_STEP;
   slimDraw draw = slimDrawOf(&p->stamp);
   /* The largest key of few tells what another pass would. */
-  const bool byKeys = SLIM_REAL_IS_FLOAT && tree->selector->op == slimOp_topk && slimSelectsFew(p->n, layout->values);
+  const bool sends = slimSends(tree->selector, &draw, p->first);
+  const bool byKeys =
+      sends && SLIM_REAL_IS_FLOAT && tree->selector->op == slimOp_topk && slimSelectsFew(p->n, layout->values);
   int exponent = 0;
   int32_t largest = 0;
   bool ok = byKeys || SLIM_NAME(pieceExponent)(p, &exponent, scratch);
@@ -401,7 +403,7 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   if (!index)
     return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
   float* values = (float*)(void*)(index + layout->values);
-  if (ok) {
+  if (ok && sends) {
     const SLIM_NAME(pieceKeys) keys = {p, &draw, exponent};
     slimResult_t result = slimSelectPiece(SLIM_NAME(keysOfPiece), &keys, p->n, layout->values, index, values,
                                           byKeys ? &largest : NULL, scratch);
@@ -411,21 +413,25 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
     }
   }
   ok = ok && largest < SLIM_INF_BITS;
-  const uint64_t taken = layout->values;
+  const uint64_t taken = sends ? layout->values : 0;
   const float scale = slimRandkScale(tree->selector, p->n, taken);
   for (uint64_t i = 0; ok && scale != 1 && i < taken; i++) values[i] *= scale;
   float* rest = scratch;
 
-  ok = ok && slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+  ok = ok && (!sends || slimEncodeValues(tree, layout, p->payload, values, p->first, &draw, rest));
   if (!ok) {
-    slimFlagPiece(layout, p->payload);
+    slimFlagPiece(layout, p->payload, slimPieceLost);
     if (stats) stats->flagged++;
     free(index);
     return slimSuccess;
   }
-  if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + layout->exponents, &exponent, 4);
-  if (tree->selector->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
-  slimDecodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+  if (sends) {
+    if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + layout->exponents, &exponent, 4);
+    if (tree->selector->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
+    slimDecodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
+  } else {
+    slimFlagPiece(layout, p->payload, slimPieceSendsNothing);
+  }
 
   float* left = scratch;
   REAL* xb = SLIM_NAME(buffer)(&left, n);

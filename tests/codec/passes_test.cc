@@ -64,6 +64,12 @@ const Spec kSpecs[] = {
     {"ef(randk(k=20,block=512))", "ef(randk(k=9,block=512,qsgd(bits=4)))"},
     {"none(randk(ratio=0.1,scale=unbiased,block=256,qsgd(bits=5)))", "none(randk(ratio=0.1,scope=chunk))"},
     {"none(randk(ratio=0.01,scope=chunk,fp16))", "none(randk(k=40,scope=global,scale=1))"},
+    {"none(topk(k=0.5,block=64))", "none(randk(k=0.25,block=64,scale=unbiased))"},
+    {"ef(topk(k=0.75,block=256,qsgd(bits=8)))", "ef(randk(k=0.5,block=64,seed=shared))"},
+    {"ef(randk(k=0.3,block=512))", "none(topk(k=0.9,block=128,sign))"},
+    {"ef(topk(k=0.5,scope=chunk))", "ef(randk(k=0.5,scope=chunk))"},
+    {"none(randk(k=0.6,scope=global,natural))", "none(randk(k=0.5,scope=chunk,seed=shared,scale=unbiased))"},
+    {"diana(induced(randk(k=0.5,block=64),qsgd(bits=4)))", "none(topk(k=0.4,scope=chunk,sign))"},
     // Transforms.
     {"none(rotate(onebit))", "none(rotate(onebit))"},
     {"ef(rotate(onebit))", "ef(rotate(onebit))"},

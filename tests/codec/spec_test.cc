@@ -62,6 +62,8 @@ const char* const kGood[] = {"fp32",
                              "topk(ratio=0.01,qsgd(bits=8))",
                              "topk(ratio=0.01,values=qsgd(bits=8))",
                              "topk(k=100,scope=global)",
+                             "topk(k=0.5)",
+                             "ef(randk(k=0.125,scope=chunk))",
                              "randk(ratio=0.01)",
                              "randk(k=10,block=512,seed=shared,scale=unbiased)",
                              "randk(ratio=0.05,seed=own,scale=1,fp16)",
@@ -263,6 +265,9 @@ TEST(SpecErrors, NameTheColumnAndWhatIsKnown) {
       {"topk(block=512)", 1, 1, {"ratio", "k"}},
       {"topk(ratio=0.01,k=5)", 1, 17, {"ratio", "k"}},
       {"topk(ratio=0)", 12, 6, {"ratio"}},
+      {"topk(k=0)", 8, 6, {"k=0", "1e-06"}},
+      {"topk(k=2.5)", 1, 8, {"whole number", "below 1"}},
+      {"topk(k=4097)", 1, 8, {"larger than the block"}},
       {"topk(ratio=1.5)", 12, 6, {"ratio"}},
       {"topk(ratio=0.01,scope=row)", 23, 17, {"block", "chunk", "global"}},
       {"topk(ratio=nan)", 12, 6, {"ratio"}},
@@ -611,13 +616,16 @@ TEST(Trees, KnowTheirUnitAndScope) {
     EXPECT_EQ(test.unit, slimTreeUnit(spec.c->up.tree)) << test.spec;
   }
   Spec global("topk(k=5,scope=global)"), chunk("topk(k=5,scope=chunk)"), shared("randk(ratio=0.01,seed=shared)"),
-      own("randk(ratio=0.01,seed=own)"), plain("fp32"), quantised("randk(ratio=0.01,seed=shared,qsgd(bits=4))");
+      own("randk(ratio=0.01,seed=own)"), plain("fp32"), ultra("randk(k=0.5,seed=shared)"),
+      ultraChunk("randk(k=0.5,scope=chunk,seed=shared)"), quantised("randk(ratio=0.01,seed=shared,qsgd(bits=4))");
   EXPECT_TRUE(slimTreeIsGlobal(global.c->up.tree));
   EXPECT_FALSE(slimTreeIsGlobal(chunk.c->up.tree));
   EXPECT_TRUE(slimTreeIsLinear(shared.c->up.tree));
   EXPECT_TRUE(slimTreeIsLinear(plain.c->up.tree));
   EXPECT_FALSE(slimTreeIsLinear(own.c->up.tree));
   EXPECT_FALSE(slimTreeIsLinear(quantised.c->up.tree));
+  EXPECT_FALSE(slimTreeIsLinear(ultra.c->up.tree));
+  EXPECT_FALSE(slimTreeIsLinear(ultraChunk.c->up.tree));
 }
 
 TEST(Trees, HashTheirTextAndType) {

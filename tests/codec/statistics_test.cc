@@ -185,6 +185,8 @@ const Unbiased kUnbiased[] = {
     {"none(randk(ratio=0.1,block=1024,scale=unbiased))", 1024, randkVariance(1024, 102), 0},
     {"none(randk(k=40,scope=chunk,scale=unbiased))", 777, randkVariance(777, 40), 0},
     {"none(randk(k=40,block=512,seed=shared,scale=unbiased))", 512, randkVariance(512, 40), 0},
+    {"none(randk(k=0.5,block=64,scale=unbiased))", 512, randkVariance(64, 0.5), 0},
+    {"none(randk(k=0.75,scope=chunk,scale=unbiased))", 64, randkVariance(64, 0.75), 0},
     {"none(randk(k=64,block=512,scale=unbiased,qsgd(bits=4)))", 512, nullptr, k16 * 8},
     {"none(induced(topk(k=16,block=512),randk(k=32,block=512)))", 512, inducedVariance, 0},
     {"none(induced(topk(ratio=0.01),qsgd(bits=4)))", 4096, nullptr, k16},
@@ -270,6 +272,10 @@ const Contractive kContractive[] = {
     {"ef21(onebit)", true},
     {"ef21(qsgd(bits=3))", true},
     {"ef(randk(k=40,block=512))", false},
+    {"ef(randk(k=0.5,block=64))", false},
+    {"ef(topk(k=0.25,block=64))", false},
+    {"ef(topk(k=0.5,scope=chunk))", false},
+    {"ef21(randk(k=0.5,scope=chunk,qsgd(bits=8)))", false},
     {"ef(qsgd(bits=2,rounding=stochastic))", false},
     {"ef(qsgd(bits=4,rounding=stochastic))", false},
     {"ef(qsgd(bits=3,norm=2,rounding=stochastic))", false},
@@ -418,6 +424,41 @@ TEST(Statistics, SharedRandkTakesTheSameElementsOnAllRanksAndOwnDoesNot) {
   EXPECT_EQ(shared.send(ones, 3, 0), shared.send(ones, 3, 5));
   EXPECT_NE(shared.send(ones, 3, 0), shared.send(ones, 4, 0));
   EXPECT_NE(own.send(ones, 3, 0), own.send(ones, 3, 5));
+}
+
+// k below 1: a block (a piece) sends one value as often as k says, or none.
+TEST(Statistics, UltraSparseSendsOneValueWithProbabilityK) {
+  std::vector<float> ones(64, 1.0f);
+  for (double k : {0.01, 0.25, 0.9})
+    for (const char* form : {"ef(topk(k=%g,block=64))", "ef(randk(k=%g,block=64))", "ef(topk(k=%g,scope=chunk))",
+                             "ef(randk(k=%g,scope=global,fp16))"}) {
+      char spec[64];
+      snprintf(spec, sizeof spec, form, k);
+      Codec codec(spec);
+      const int steps = 4000;
+      int sent = 0;
+      for (int step = 0; step < steps; step++) {
+        std::vector<float> s(64, 0.0f), y = codec.send(ones, static_cast<uint64_t>(step), 0, &s);
+        const double sum = dot(y, ones);
+        ASSERT_TRUE(sum == 0 || sum == 1) << spec << ": " << sum;
+        ASSERT_EQ(64 - sum, dot(s, ones)) << spec;
+        sent += sum == 1;
+      }
+      EXPECT_NEAR(k, static_cast<double>(sent) / steps, 4 * std::sqrt(k * (1 - k) / steps)) << spec;
+      // One record, whatever is sent; expected bits are what a message of variable length would take.
+      const double n = form[3] == 't' && std::strstr(form, "block") ? 64 : 0;
+      if (n > 0) {
+        EXPECT_NEAR((1 + k * (32 + 6)) / n, slimTreeClass(codec.up()->tree).bits, 1e-9) << spec;
+        EXPECT_EQ(64u + 16 + 16 + 16 + 16, slimPayloadBytes(codec.up()->tree, slimFloat32, 64)) << spec;
+        EXPECT_NEAR(k / n, slimTreeClass(codec.up()->tree).delta, 1e-12) << spec;
+      }
+    }
+  // Ranks that share the selection share the coin too; a step's coin says nothing about the next.
+  Codec shared("none(randk(k=0.5,block=64,seed=shared))"), own("none(randk(k=0.5,block=64))");
+  std::vector<float> many(64 * 256, 1.0f);
+  EXPECT_EQ(shared.send(many, 3, 0), shared.send(many, 3, 5));
+  EXPECT_NE(shared.send(many, 3, 0), shared.send(many, 4, 0));
+  EXPECT_NE(own.send(many, 3, 0), own.send(many, 3, 5));
 }
 
 TEST(Statistics, RotationsAreRedrawnUnlessFixed) {

@@ -48,6 +48,10 @@ const Case kCases[] = {
      slimFloat32, 64, true, -1},
     {"induced", "induced(topk(k=3,block=64),qsgd(bits=3,norm=inf,rounding=stochastic,block=64))", "none", slimFloat32,
      100, false, -1},
+    {"ultra", "topk(k=0.5,block=64,fp16)", "ef", slimFloat32, 300, false, -1},
+    {"ultraunbiased", "randk(k=0.5,block=64,scale=unbiased)", "none", slimFloat64, 300, true, 70},
+    {"ultranothing", "randk(k=0.01,scope=chunk,scale=1,sign)", "none", slimFloat32, 100, false, -1},
+    {"ultraone", "topk(k=0.999,scope=chunk,qsgd(bits=8,norm=inf,rounding=nearest))", "ef", slimFloat64, 100, true, -1},
 };
 
 const uint64_t kSeed = 0x0123456789abcdef;

@@ -458,6 +458,7 @@ struct Unit {
   std::vector<Bytes> sections;
   std::vector<float> decoded;
   bool overflow = false;
+  bool nothing = false;  // a piece-wide selector with k below 1 sends nothing
 };
 
 uint64_t selected(const Node& node, uint64_t of) {
@@ -494,6 +495,7 @@ std::vector<size_t> sectionBytes(const Node& node, size_t size, size_t nv, bool 
         Node inner = node.children[0];
         inner.block = k;
         if (node.kind == Kind::kTopk) bytes.push_back(size / node.block * ceilDiv(k * log2Of(node.block), 8));
+        if (node.chance < 1) bytes.push_back(size / node.block);
         addBlocks(size / node.block, sectionBytes(inner, k, k, true));
       } else {
         size_t k = selected(node, nv);
@@ -663,13 +665,20 @@ std::vector<float> decodeRotate(const Node& node, const std::vector<Bytes>& sect
 
 float gainOf(const Node& node, size_t nv, size_t k) {
   if (node.kind == Kind::kTopk || !node.unbiased || k == 0) return 1;
-  return static_cast<float>(nv) / static_cast<float>(k);
+  return static_cast<float>(nv) / (node.chance < 1 ? static_cast<float>(node.chance) : static_cast<float>(k));
+}
+
+// k below 1: whether a block sends its value. first: its virtual index.
+bool sends(const Node& node, size_t nv, uint64_t first, const Place& place) {
+  if (node.chance >= 1) return true;
+  bool shared = node.kind == Kind::kRandk && node.shared;
+  return nv > 0 && std::ldexp(draw32(place.stamp, kCoin, place.branch, shared, first + 1), -32) < node.chance;
 }
 
 Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, uint64_t e0, const Place& place) {
   Unit unit;
   unit.decoded.assign(v.size(), 0.0f);
-  size_t firstInner = node.kind == Kind::kTopk ? 1 : 0;
+  size_t firstInner = (node.kind == Kind::kTopk ? 1 : 0) + (node.chance < 1 && node.scope == Scope::kBlock ? 1 : 0);
 
   auto values = [&](const std::vector<size_t>& indices, size_t start, size_t size, size_t valid) {
     std::vector<float> picked(size, 0.0f);
@@ -682,6 +691,11 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
   };
 
   if (node.scope != Scope::kBlock) {
+    if (!sends(node, nv, e0, place)) {
+      unit.sections = emptySections(node, v.size(), nv, false);
+      unit.nothing = true;
+      return unit;
+    }
     size_t k = selected(node, nv);
     std::vector<size_t> indices = select(node, v, nv, k, e0, place);
     const Node& inner = node.children[0];
@@ -700,9 +714,13 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
   uint64_t drawsEach = ceilDiv(k, 8) * 8;
   Node inner = node.children[0];
   inner.block = drawsEach;
-  unit.sections.assign(firstInner, Bytes());
+  unit.sections.assign(sectionBytes(node, node.block, node.block, false).size(), Bytes());
   for (size_t start = 0; start < v.size(); start += node.block) {
     size_t valid = nv < start ? 0 : std::min(nv - start, node.block);
+    if (!sends(node, valid, e0 + start, place)) {
+      appendSections(&unit.sections, emptySections(node, node.block, valid, false));
+      continue;
+    }
     std::vector<float> block(v.begin() + start, v.begin() + start + node.block);
     std::vector<size_t> indices = select(node, block, valid, k, e0 + start, place);
     // Coded as K values, the last K − k zero; the code sections keep the bytes of k.
@@ -716,7 +734,7 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
       for (size_t j = 0; j < indices.size(); j++) putBits(&stream, j * bits, bits, static_cast<uint32_t>(indices[j]));
       unit.sections[0].insert(unit.sections[0].end(), stream.begin(), stream.end());
     }
-    unit.sections.resize(firstInner + below.sections.size());
+    if (node.chance < 1) unit.sections[firstInner - 1].push_back(1);
     for (size_t s = 0; s < below.sections.size(); s++) {
       Bytes& to = unit.sections[firstInner + s];
       to.insert(to.end(), below.sections[s].begin(), below.sections[s].end());
@@ -730,8 +748,8 @@ Unit encodeSelector(const Node& node, const std::vector<float>& v, size_t nv, ui
 std::vector<float> decodeSelector(const Node& node, const std::vector<Bytes>& sections, size_t size, size_t nv,
                                   uint64_t e0, const Place& place) {
   std::vector<float> decoded(size, 0.0f);
-  size_t firstInner = node.kind == Kind::kTopk ? 1 : 0;
   bool pieceWide = node.scope != Scope::kBlock;
+  size_t firstInner = (node.kind == Kind::kTopk ? 1 : 0) + (node.chance < 1 && !pieceWide ? 1 : 0);
   size_t blockSize = pieceWide ? size : node.block;
   size_t k = selected(node, pieceWide ? nv : node.block);
   Node inner = node.children[0];
@@ -742,6 +760,7 @@ std::vector<float> decodeSelector(const Node& node, const std::vector<Bytes>& se
     size_t valid = nv < start ? 0 : std::min(nv - start, blockSize);
     size_t count = std::min(k, valid);
     size_t index = start / blockSize;
+    if (node.chance < 1 && !pieceWide && sections[firstInner - 1][index] == 0) continue;
     std::vector<size_t> indices;
     if (node.kind == Kind::kRandk) {
       indices = select(node, {}, valid, k, e0 + start, place);
@@ -961,6 +980,9 @@ Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const
       unit.decoded.assign(layout.unit, 0.0f);
       exponent = 0;
       sent.payload[layout.flags + index / 8] |= static_cast<uint8_t>(1u << index % 8);
+    } else if (unit.nothing) {
+      exponent = 0;
+      sent.payload[layout.flags] |= 2;
     }
     if (sizeof(Real) == 8) std::memcpy(&sent.payload[layout.exponents + 4 * index], &exponent, 4);
     for (size_t s = 0; s < sections.size(); s++) {
@@ -1035,7 +1057,8 @@ Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uin
     int32_t exponent = 0;
     if (sizeof(Real) == 8) std::memcpy(&exponent, payload + layout.exponents + 4 * index, 4);
     std::vector<float> values(layout.unit, 0.0f);
-    if (!flagged) values = decodeUnit(tree, sections, layout.unit, nv, first + start, place);
+    bool nothing = unitOf(tree) == 0 && (payload[layout.flags] & 2);
+    if (!flagged && !nothing) values = decodeUnit(tree, sections, layout.unit, nv, first + start, place);
     for (size_t i = 0; i < nv; i++) {
       Real value = static_cast<Real>(values[i]);
       if (sizeof(Real) == 8) value = value * static_cast<Real>(std::ldexp(1.0, exponent));
@@ -1251,7 +1274,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     } else if (arg.key == "ratio") {
       node.ratio = number;
     } else if (arg.key == "k") {
-      node.k = static_cast<uint64_t>(number);
+      node.k = static_cast<uint64_t>(std::ceil(number));
+      node.chance = std::min(number, 1.0);
     } else if (arg.key == "scope") {
       node.scope = value == "block" ? Scope::kBlock : value == "chunk" ? Scope::kChunk : Scope::kGlobal;
     } else if (arg.key == "seed") {

@@ -52,6 +52,7 @@ struct Node {
   double workers = 1;                     // truncated
   double ratio = 0;                       // selectors: ratio, or
   uint64_t k = 0;                         //   k if it is not 0
+  double chance = 1;                      //   k below 1: that the one value is sent
   Scope scope = Scope::kBlock;            // selectors
   bool shared = false, unbiased = false;  // randk
   bool fixedSigns = false;                // rotate
