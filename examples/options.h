@@ -2,7 +2,9 @@
 #ifndef SLIMCCL_EXAMPLES_OPTIONS_H_
 #define SLIMCCL_EXAMPLES_OPTIONS_H_
 
-enum { maxSpecs = 64, maxTexts = 64 };
+#include "examples/flags.h"
+
+enum { maxSpecs = 64 };
 
 typedef struct {
   const char *text[maxTexts], *compress[maxSpecs];
@@ -17,8 +19,5 @@ typedef struct {
  * stderr. */
 int optionsParse(Options* options, int argc, char** argv);
 void optionsHelp(void);
-
-/* path as the caller meant it: relative to the folder in which `bazel run` was typed. Valid until the program ends. */
-const char* callersPath(const char* path);
 
 #endif

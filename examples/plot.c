@@ -122,8 +122,39 @@ static void tickName(char* name, size_t size, const Axis* axis, int tick) {
     while (decimals < 6 && fabs(step * pow(10, decimals) - round(step * pow(10, decimals))) > 1e-6) decimals++;
     snprintf(name, size, "%.*f", decimals, fabs(value) < 1e-9 * step ? 0 : value);
   } else {
-    snprintf(name, size, "%.4g%s", value, suffix);
+    /* 1e-06 would be as wide as it is odd. */
+    const int exponent = (int)floor(log10(magnitude) + 1e-9);
+    if (axis->logarithmic && exponent < -2) {
+      snprintf(name, size, "%.2ge%d", value / pow(10, exponent), exponent);
+    } else {
+      snprintf(name, size, "%.4g%s", value, suffix);
+    }
   }
+}
+
+static const char* colorOf(const PlotSeries* series) {
+  return palette[series->color <= 0 ? 0 : 1 + (series->color - 1) % 7];
+}
+
+static double clamped(double value, const Axis* axis) {
+  return fmin(fmax(scaled(value, axis->logarithmic), axis->low), axis->high);
+}
+
+/* What lies between the series' low and high: there along one, and back along the other. */
+static void bandWrite(FILE* out, const PlotPanel* panel, const PlotSeries* series, const Axis* x, const Axis* y,
+                      double left) {
+  int begun = 0;
+  for (size_t i = 0; series->low && i < 2 * series->count; i++) {
+    const size_t at = i < series->count ? i : 2 * series->count - 1 - i;
+    const double edge = i < series->count ? series->low[at] : series->high[at];
+    if (!usable(series->x[at], panel->xLog) || !usable(edge, panel->yLog)) continue;
+    if (!begun) fprintf(out, "<path class=\"band\" fill=\"%s\" d=\"M", colorOf(series));
+    fprintf(out, "%s%.1f %.1f", begun ? "L" : "",
+            left + (scaled(series->x[at], panel->xLog) - x->low) * panelWidth / (x->high - x->low),
+            panelTop + panelHeight - (clamped(edge, y) - y->low) * panelHeight / (y->high - y->low));
+    begun = 1;
+  }
+  if (begun) fputs("\"/>\n", out);
 }
 
 static void panelWrite(FILE* out, const PlotPanel* panel, size_t number, double left) {
@@ -160,10 +191,11 @@ static void panelWrite(FILE* out, const PlotPanel* panel, size_t number, double 
           "<clipPath id=\"frame%zu\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%d\" height=\"%d\"/></clipPath>\n"
           "<g class=\"line\" clip-path=\"url(#frame%zu)\">\n",
           number, left, top, panelWidth, panelHeight, number);
+  for (size_t s = 0; s < panel->count; s++) bandWrite(out, panel, &panel->series[s], &x, &y, left);
   /* The first series last, so that it lies on top. */
   for (size_t s = panel->count; s-- > 0;) {
     const PlotSeries* series = &panel->series[s];
-    const char* color = palette[series->color <= 0 ? 0 : 1 + (series->color - 1) % 7];
+    const char* color = colorOf(series);
     int begun = 0;
     for (size_t i = 0; i < series->count; i++) {
       if (!usable(series->x[i], panel->xLog) || !usable(series->y[i], panel->yLog)) continue;
@@ -203,7 +235,8 @@ int plotWrite(const char* path, const char* title, const char* subtitle, const P
           "font-family=\"DejaVu Sans, Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#333\">\n"
           "<style>.title{font-size:18px;font-weight:bold;fill:#111}.sub{font-size:12.5px;fill:#555}"
           ".panel{font-size:13.5px;font-weight:bold;fill:#111}.grid path{stroke:#e3e3e3}"
-          ".axis{stroke:#333;fill:none}.line path{fill:none;stroke-linejoin:round}</style>\n"
+          ".axis{stroke:#333;fill:none}.line path{fill:none;stroke-linejoin:round}"
+          ".line path.band{stroke:none;fill-opacity:.18}</style>\n"
           "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
           width, height, width, height);
   label(out, marginLeft, 34, "class=\"title\"", title);
@@ -214,8 +247,7 @@ int plotWrite(const char* path, const char* title, const char* subtitle, const P
     const PlotSeries* series = &first->series[s];
     const double x = marginLeft + (double)(s % columns) * entry;
     const double y = legendTop + (double)(s / columns) * legendRow;
-    fprintf(out, "<path stroke=\"%s\"%s%s d=\"M%.1f %.1fh28\"/>\n",
-            palette[series->color <= 0 ? 0 : 1 + (series->color - 1) % 7],
+    fprintf(out, "<path stroke=\"%s\"%s%s d=\"M%.1f %.1fh28\"/>\n", colorOf(series),
             series->dashed ? " stroke-dasharray=\"6 4\"" : "", series->color ? "" : " stroke-width=\"2.6\"", x, y);
     label(out, x + 34, y + 4, "stroke=\"none\"", series->label);
   }

@@ -10,6 +10,7 @@ typedef struct {
   size_t count; /* points that are not finite, or not positive on a logarithmic axis, are left out */
   int color;    /* 0 black, 1 … 7 from a palette that colour-blind people can tell apart, then again from 1 */
   int dashed;
+  const double *low, *high; /* NULL, or a band around the line: as many points */
 } PlotSeries;
 
 typedef struct {

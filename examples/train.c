@@ -1,13 +1,13 @@
 /* Trains the same small language model uncompressed and with compressed gradients, and shows the difference. */
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "examples/options.h"
 #include "examples/plot.h"
+#include "examples/table.h"
 #include "examples/text.h"
 #include "examples/trainer.h"
 
@@ -20,73 +20,21 @@ static double finalLoss(const Run* run) {
   return isfinite(loss) ? loss : INFINITY;
 }
 
-/* ---- Tables: Markdown, and readable as they are ----------------------------------------------------------------- */
-
-enum { maxColumns = 12, maxCell = 512 };
-
-typedef struct {
-  char (*cells)[maxColumns][maxCell];
-  int rows, columns;
-} Table;
-
-__attribute__((format(printf, 3, 4))) static void cell(Table* table, int column, const char* format, ...) {
-  if (column == 0) {
-    table->cells = realloc(table->cells, (size_t)(table->rows + 1) * sizeof *table->cells);
-    if (!table->cells) abort();
-    memset(table->cells[table->rows++], 0, sizeof *table->cells);
-  }
-  if (column >= table->columns) table->columns = column + 1;
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(table->cells[table->rows - 1][column], maxCell, format, arguments);
-  va_end(arguments);
-}
-
-/* Characters of UTF-8 text. */
-static int widthOf(const char* s) {
-  int width = 0;
-  for (; *s; s++) width += ((unsigned char)*s & 0xc0) != 0x80;
-  return width;
-}
-
-/* The first row is the heading; the first column is set left, the others right. */
-static void tablePrint(Table* table) {
-  int widths[maxColumns] = {0};
-  for (int r = 0; r < table->rows; r++)
-    for (int c = 0; c < table->columns; c++) {
-      const int width = widthOf(table->cells[r][c]);
-      if (width > widths[c]) widths[c] = width;
-    }
-  for (int r = 0; r < table->rows; r++) {
-    for (int c = 0; c < table->columns; c++) {
-      const int space = widths[c] - widthOf(table->cells[r][c]);
-      printf("| %*s%s%*s ", c ? space : 0, "", table->cells[r][c], c ? 0 : space, "");
-    }
-    puts("|");
-    for (int c = 0; r == 0 && c < table->columns; c++) {
-      printf(c ? "|-" : "|:");
-      for (int i = 0; i < widths[c]; i++) putchar('-');
-      putchar(c ? ':' : '-');
-    }
-    if (r == 0) puts("|");
-  }
-  free(table->cells);
-  *table = (Table){0};
-}
+/* ---- Tables ------------------------------------------------------------------------------------------------------ */
 
 static void bytesCell(Table* table, int column, double bytes) {
   if (bytes < 1e6) {
-    cell(table, column, "%.1f kB", bytes / 1e3);
+    tableCell(table, column, "%.1f kB", bytes / 1e3);
   } else {
-    cell(table, column, "%.2f MB", bytes / 1e6);
+    tableCell(table, column, "%.2f MB", bytes / 1e6);
   }
 }
 
 static void ratioCell(Table* table, int column, const Run* run) {
   if (run->stepBytes > 0) {
-    cell(table, column, "%.1f", run->plainBytes / run->stepBytes);
+    tableCell(table, column, "%.1f", run->plainBytes / run->stepBytes);
   } else {
-    cell(table, column, "-");
+    tableCell(table, column, "-");
   }
 }
 
@@ -131,7 +79,7 @@ static int plotRuns(const char* path, const Options* options, size_t parameters,
         if (y[i] < low) low = y[i];
       }
       PlotSeries* s = &steps[r];
-      *s = (PlotSeries){runs[r].spec ? runs[r].spec : "uncompressed", x, y, n, r ? ++color : 0, 0};
+      *s = (PlotSeries){runs[r].spec ? runs[r].spec : "uncompressed", x, y, n, r ? ++color : 0, 0, NULL, NULL};
       for (int other = 1; other < r; other++)
         if (isWithoutFeedback(runs[r].spec, runs[other].spec)) {
           s->color = steps[other].color;
@@ -206,24 +154,24 @@ static void printRuns(const Run* runs, int count) {
                                          "ratio",    "encode ms",  "exchange ms",     "reduce ms",
                                          "decode ms"};
   Table table = {0};
-  for (int c = 0; c < 9; c++) cell(&table, c, "%s", headings[c]);
+  for (int c = 0; c < 9; c++) tableCell(&table, c, "%s", headings[c]);
   for (int r = 0; r < count; r++) {
     const Run* run = &runs[r];
-    cell(&table, 0, "%s", run->printed);
-    cell(&table, 1, "%.4f", finalLoss(run));
+    tableCell(&table, 0, "%s", run->printed);
+    tableCell(&table, 1, "%.4f", finalLoss(run));
     if (r) {
-      cell(&table, 2, "%+.1f%%", 100 * (finalLoss(run) / finalLoss(&runs[0]) - 1));
+      tableCell(&table, 2, "%+.1f%%", 100 * (finalLoss(run) / finalLoss(&runs[0]) - 1));
     } else {
-      cell(&table, 2, "-");
+      tableCell(&table, 2, "-");
     }
     bytesCell(&table, 3, run->stepBytes);
     ratioCell(&table, 4, run);
     const double seconds[] = {run->encodeSeconds, run->exchangeSeconds, run->reduceSeconds, run->decodeSeconds};
     for (int i = 0; i < 4; i++) {
       if (r || i == 1) {
-        cell(&table, 5 + i, "%.2f", 1e3 * seconds[i]);
+        tableCell(&table, 5 + i, "%.2f", 1e3 * seconds[i]);
       } else {
-        cell(&table, 5 + i, "-");
+        tableCell(&table, 5 + i, "-");
       }
     }
   }
@@ -276,12 +224,12 @@ static int acceptVerdicts(const Options* options, Run (*runs)[acceptRuns]) {
   /* With feedback: at most 1% worse on average, 3% for each seed. Without: at least so much worse. */
   static const double worseWithout[] = {0, 0, 0, 0, 5, 2};
   Table table = {0};
-  cell(&table, 0, "spec");
-  for (int s = 0; s < acceptSeeds; s++) cell(&table, 1 + s, "seed %d", options->seed + s);
-  cell(&table, 1 + acceptSeeds, "mean difference");
-  cell(&table, 2 + acceptSeeds, "ratio");
-  cell(&table, 3 + acceptSeeds, "required");
-  cell(&table, 4 + acceptSeeds, "verdict");
+  tableCell(&table, 0, "spec");
+  for (int s = 0; s < acceptSeeds; s++) tableCell(&table, 1 + s, "seed %d", options->seed + s);
+  tableCell(&table, 1 + acceptSeeds, "mean difference");
+  tableCell(&table, 2 + acceptSeeds, "ratio");
+  tableCell(&table, 3 + acceptSeeds, "required");
+  tableCell(&table, 4 + acceptSeeds, "verdict");
   int failed = 0, agree = 1;
   char lines[acceptRuns][256];
   int passes[acceptRuns];
@@ -291,7 +239,7 @@ static int acceptVerdicts(const Options* options, Run (*runs)[acceptRuns]) {
   for (int r = 0; r < acceptRuns; r++) {
     const Run* first = &runs[0][r];
     double mean = 0, largest = -INFINITY, ratio = INFINITY;
-    cell(&table, 0, "%s", first->printed);
+    tableCell(&table, 0, "%s", first->printed);
     for (int s = 0; s < acceptSeeds; s++) {
       const double loss = finalLoss(&runs[s][r]);
       const double difference = 100 * (loss / finalLoss(&runs[s][0]) - 1);
@@ -300,34 +248,34 @@ static int acceptVerdicts(const Options* options, Run (*runs)[acceptRuns]) {
       ratio = fmin(ratio, runs[s][r].plainBytes / runs[s][r].stepBytes);
       agree &= runs[s][r].identical;
       if (r) {
-        cell(&table, 1 + s, "%.4f (%+.2f%%)", loss, difference);
+        tableCell(&table, 1 + s, "%.4f (%+.2f%%)", loss, difference);
       } else {
-        cell(&table, 1 + s, "%.4f", loss);
+        tableCell(&table, 1 + s, "%.4f", loss);
       }
     }
     if (r == 0) {
       passes[r] = least >= 35;
-      cell(&table, 1 + acceptSeeds, "-");
-      cell(&table, 3 + acceptSeeds, "falls by ≥ 35%%");
+      tableCell(&table, 1 + acceptSeeds, "-");
+      tableCell(&table, 3 + acceptSeeds, "falls by ≥ 35%%");
       snprintf(lines[r], sizeof lines[r], "uncompressed: falls by %.1f%% or more from its start (required 35%%)",
                least);
     } else if (worseWithout[r - 1] > 0) {
       passes[r] = mean >= worseWithout[r - 1];
-      cell(&table, 1 + acceptSeeds, "%+.2f%%", mean);
-      cell(&table, 3 + acceptSeeds, "≥ +%.0f%%", worseWithout[r - 1]);
+      tableCell(&table, 1 + acceptSeeds, "%+.2f%%", mean);
+      tableCell(&table, 3 + acceptSeeds, "≥ +%.0f%%", worseWithout[r - 1]);
       snprintf(lines[r], sizeof lines[r], "%s, without feedback: %+.2f%% (required at least +%.0f%%)", first->spec,
                mean, worseWithout[r - 1]);
     } else {
       /* Full ratio is asked of 4 bits, the least compressed of the four; the others send far less. */
       passes[r] = mean <= 1 && largest <= 3 && ratio >= 7.5;
-      cell(&table, 1 + acceptSeeds, "%+.2f%%", mean);
-      cell(&table, 3 + acceptSeeds, "≤ +1%%");
+      tableCell(&table, 1 + acceptSeeds, "%+.2f%%", mean);
+      tableCell(&table, 3 + acceptSeeds, "≤ +1%%");
       snprintf(lines[r], sizeof lines[r],
                "%s: mean %+.2f%% (at most 1%%), worst seed %+.2f%% (at most 3%%), ratio %.1f (at least 7.5)",
                first->spec, mean, largest, ratio);
     }
     ratioCell(&table, 2 + acceptSeeds, first);
-    cell(&table, 4 + acceptSeeds, "%s", passes[r] ? "PASS" : "FAIL");
+    tableCell(&table, 4 + acceptSeeds, "%s", passes[r] ? "PASS" : "FAIL");
   }
   tablePrint(&table);
   putchar('\n');
@@ -345,8 +293,8 @@ static int accept(const Options* given, const Text* text) {
   if (trainerPrints()) describe(&options, text, parameters);
 
   Table table = {0};
-  cell(&table, 0, "learning rate");
-  cell(&table, 1, "final loss, uncompressed, seed %d", options.seed);
+  tableCell(&table, 0, "learning rate");
+  tableCell(&table, 1, "final loss, uncompressed, seed %d", options.seed);
   int best = 0, number = 0;
   double losses[gridCount];
   for (int g = 0; g < gridCount; g++) {
@@ -357,8 +305,8 @@ static int accept(const Options* given, const Text* text) {
     trainerFreeRun(&run);
   }
   for (int g = 0; g < gridCount; g++) {
-    cell(&table, 0, "%g", grid[g]);
-    cell(&table, 1, "%.4f%s", losses[g], g == best ? " (chosen)" : "");
+    tableCell(&table, 0, "%g", grid[g]);
+    tableCell(&table, 1, "%.4f%s", losses[g], g == best ? " (chosen)" : "");
   }
   if (trainerPrints()) {
     putchar('\n');

@@ -1,0 +1,57 @@
+#include "examples/convex/paper.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int methodKept(const Method* method, const Constants* c) { return (int)fmax(1, round(method->share * (double)c->d)); }
+
+int methodBlock(const Method* method, const Constants* c) {
+  int block = 64;
+  if (method->block) return method->block;
+  while (block < 8192 && (size_t)block < c->d) block *= 2;
+  return block;
+}
+
+void methodSpec(const Method* method, const Constants* c, char* spec, size_t size) {
+  FILE* out = fmemopen(spec, size, "w");
+  if (!out) abort();
+  for (const char* s = method->spec; *s; s++) {
+    if (*s != '$') {
+      fputc(*s, out);
+      continue;
+    }
+    switch (*++s) {
+      case 'k':
+        fprintf(out, "%d", methodKept(method, c));
+        break;
+      case 'b':
+        fprintf(out, "%d", methodBlock(method, c));
+        break;
+      case 'a':
+        fprintf(out, "%.17g", 1 / (1 + method->omega(method, c)));
+        break;
+    }
+  }
+  fclose(out);
+}
+
+static size_t coordinatesOfBlock(const Method* method, const Constants* c) {
+  const size_t block = (size_t)methodBlock(method, c);
+  return block < c->d ? block : c->d;
+}
+
+double omegaNone(const Method* method, const Constants* c) { return (void)method, (void)c, 0; }
+double omegaRandk(const Method* method, const Constants* c) { return (double)c->d / methodKept(method, c) - 1; }
+double omegaTernary(const Method* method, const Constants* c) {
+  return 0.5 * (1 + sqrt((double)coordinatesOfBlock(method, c))) - 1;
+}
+double omegaTernary2(const Method* method, const Constants* c) {
+  return sqrt((double)coordinatesOfBlock(method, c)) - 1;
+}
+
+double bitsPlain(const Method* method, const Constants* c) { return (void)method, floatBits * (double)c->d; }
+double bitsRandk(const Method* method, const Constants* c) { return floatBits * (methodKept(method, c) + 1.0); }
+double bitsTernary(const Method* method, const Constants* c) {
+  return 2 * (double)c->d + floatBits * ceil((double)c->d / methodBlock(method, c));
+}

@@ -1,0 +1,77 @@
+/* Shifted compression (Shulgin, Richtárik, arXiv 2206.10452): what is compressed is the distance to a shift. The step
+ * sizes are those of its theorems, with omega of the codec. */
+#include <math.h>
+
+#include "examples/convex/paper.h"
+
+/* DCGD, and any fixed shift: 1 / (L + 2·max(L_i·omega)/n). */
+static Step stepFixed(const Method* method, const Constants* c) {
+  return (Step){1 / (c->L + 2 * c->Lmax * method->omega(method, c) / c->n), 0};
+}
+
+static Step stepStar(const Method* method, const Constants* c) {
+  return (Step){1 / (c->L + c->Lmax * method->omega(method, c) / c->n), 0};
+}
+
+/* DIANA and Rand-DIANA, with alpha or p = 1/(1 + omega). */
+static Step stepLearned(const Method* method, const Constants* c) {
+  return (Step){1 / (c->L + 6 * c->Lmax * method->omega(method, c) / c->n), 0};
+}
+
+/* GDCI, noise = 2, and VR-GDCI, noise = 6: at eta's bound gamma is 1/mu. */
+static Step stepIterates(const Method* method, const Constants* c, double noise) {
+  const double omega = method->omega(method, c), over = noise * omega / c->n;
+  const double eta = 1 / (c->L / c->mu + over * (c->Lmax / c->mu - 1));
+  return (Step){(1 + eta * over) / (eta * (c->L + over * c->Lmax)), eta};
+}
+static Step stepGdci(const Method* method, const Constants* c) { return stepIterates(method, c, 2); }
+static Step stepVrGdci(const Method* method, const Constants* c) { return stepIterates(method, c, 6); }
+
+/* Top-k and rand-k of the same k: omega·(1 − delta), delta = k/d; both are sent, and top-k's indices. */
+static double omegaInduced(const Method* method, const Constants* c) {
+  return omegaRandk(method, c) * (1 - methodKept(method, c) / (double)c->d);
+}
+static double bitsInduced(const Method* method, const Constants* c) {
+  return bitsRandk(method, c) + methodKept(method, c) * (floatBits + ceil(log2((double)c->d)));
+}
+
+#define RANDK "randk(k=$k, block=$b)"
+#define COMMON .share = 0.5, .omega = omegaRandk, .bits = bitsRandk
+
+static const Method ridge[] = {
+    {.label = "DCGD", .spec = RANDK, .step = stepFixed, COMMON},
+    {.label = "fixed shift ∇f_i(x⁰)", .spec = "shift(" RANDK ")", .step = stepFixed, .shift = shiftStart, COMMON},
+    {.label = "DCGD-STAR", .spec = "shift(" RANDK ")", .step = stepStar, .shift = shiftSolution, COMMON},
+    {.label = "DIANA", .spec = "diana(" RANDK ", alpha=$a)", .step = stepLearned, COMMON},
+    {.label = "DIANA with top-k",
+     .spec = "diana(induced(topk(k=$k, block=$b), " RANDK "), alpha=$a)",
+     .share = 0.5,
+     .step = stepLearned,
+     .omega = omegaInduced,
+     .bits = bitsInduced},
+    {.label = "Rand-DIANA", .spec = "rand_diana(" RANDK ", p=$a)", .step = stepLearned, COMMON},
+    {.label = "Rand-DIANA, replacing",
+     .spec = "rand_diana(" RANDK ", p=$a, refresh=replace)",
+     .step = stepLearned,
+     .replaces = 1,
+     COMMON},
+    {.label = "GDCI", .spec = RANDK, .step = stepGdci, .iterates = 1, COMMON},
+    {.label = "VR-GDCI", .spec = "diana(" RANDK ", alpha=$a)", .step = stepVrGdci, .iterates = 1, COMMON},
+};
+
+static const Experiment experiments[] = {
+    {.name = "shifted",
+     .title = "Shifted compression: ridge regression, half of the coordinates sent",
+     .kind = problemRidge,
+     .source = dataRegressionRows,
+     .rows = 100,
+     .columns = 80,
+     .spread = 10,
+     .workers = 10,
+     .rounds = 6000,
+     .methods = ridge,
+     .count = sizeof ridge / sizeof *ridge},
+};
+
+const Paper paperShifted = {"shifted", "Shifted compression (arXiv 2206.10452)", experiments,
+                            sizeof experiments / sizeof *experiments};
