@@ -34,6 +34,7 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
     return slimFail(slimSystemError, "out of memory for a communicator");
   }
   c->transport = transport;
+  c->device = &slimHost;
   c->rank = transport->rank;
   c->ranks = transport->ranks;
   c->settings = *settings;
@@ -55,24 +56,13 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
 
 void slimCommFree(slimComm* comm) {
   if (comm->pool) slimPoolDestroy(comm->pool);
-  if (comm->transport->holdsBuffers) comm->staging = NULL;
+  if (comm->transport->holdsBuffers || !comm->device->readable) comm->staging = NULL;
   comm->transport->destroy(comm->transport);
   free(comm->lanes);
   free(comm->records);
   free(comm->payloads);
   free(comm->staging);
   free(comm);
-}
-
-slimResult_t slimCommStage(slimComm* comm, size_t bytes) {
-  if (bytes <= comm->stagingBytes) return slimSuccess;
-  if (comm->broken) return slimFail(slimRemoteError, "this communicator failed earlier: %s", comm->why);
-  uint8_t* staging = slimAlignedAlloc(bytes);
-  if (!staging) return slimFail(slimSystemError, "out of memory: %zu bytes of buffers for payloads", bytes);
-  free(comm->staging);
-  comm->staging = staging;
-  comm->stagingBytes = bytes;
-  return slimSuccess;
 }
 
 static slimResult_t remember(slimComm* comm, slimResult_t result) {
@@ -87,7 +77,9 @@ slimResult_t slimBegin(slimComm* comm, int id) {
   const double start = slimSeconds();
   for (int p = 0; p < comm->ranks; p++)
     if (p != comm->rank) comm->sentBytes += comm->lanes[p].sendBytes;
-  slimResult_t result = comm->ranks > 1 ? comm->transport->begin(comm->transport, id, comm->lanes) : slimSuccess;
+  slimResult_t result = comm->ranks > 1 || comm->transport->copier
+                            ? comm->transport->begin(comm->transport, id, comm->lanes)
+                            : slimSuccess;
   memset(comm->lanes, 0, sizeof *comm->lanes * (size_t)comm->ranks);
   comm->waitSeconds += slimSeconds() - start;
   return remember(comm, result);

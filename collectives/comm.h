@@ -2,6 +2,7 @@
 #ifndef SLIM_COMM_H_
 #define SLIM_COMM_H_
 
+#include "collectives/device.h"
 #include "collectives/transport.h"
 
 #ifdef __cplusplus
@@ -24,6 +25,7 @@ typedef struct {
   uint64_t seed;
   slimAlgorithm algorithm;
   size_t sliceBytes;
+  size_t deviceBytes; /* of device memory, for all state and buffers */
   double timeout;
   int threads;
 } slimSettings;
@@ -45,6 +47,8 @@ struct slimTensor;
 
 typedef struct slimComm {
   slimTransport* transport;
+  const slimDevice* device;
+  struct slimCudaComm* cuda; /* of collectives/cuda.c, on a CUDA device */
   int rank, ranks;
   slimSettings settings;
   slimPool* pool;
@@ -52,7 +56,7 @@ typedef struct slimComm {
   slimLane* lanes;            /* [ranks], scratch */
   slimCallRecord* records;    /* [ranks + 1]: those received; the last is the own one on its way */
   const uint8_t** payloads;   /* [ranks], scratch */
-  uint8_t* staging;           /* 64-byte aligned, grown to the largest call's need */
+  uint8_t* staging;           /* where the device works; 64-byte aligned, grown to the largest call's need */
   size_t stagingBytes;
   uint64_t sentBytes;
   double waitSeconds; /* in begin and wait */
@@ -63,9 +67,6 @@ typedef struct slimComm {
 /* Takes the transport over, also on error. */
 slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const slimSettings* settings);
 void slimCommFree(slimComm* comm);
-
-/* At least bytes of staging; what it held is lost. */
-slimResult_t slimCommStage(slimComm* comm, size_t bytes);
 
 /* transport's begin and wait, with statistics. Lanes are comm->lanes; begin clears them. */
 slimResult_t slimBegin(slimComm* comm, int id);

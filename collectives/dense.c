@@ -28,8 +28,8 @@ slimResult_t slimDenseSumSend(slimCall* call, uint64_t k) {
     const slimPiece piece = slimChunkPiece(&t->dense, k, p);
     uint8_t* payload = slimBuffer(&call->send, k, p);
     if (piece.n)
-      slimDenseWrite(call, slimAt(call->x, t->type, piece.at), slimRealAt(&t->s, t->type, piece.at), piece, &stamp,
-                     payload);
+      SLIM_CHECK(slimDenseWrite(call, slimAt(call->x, t->type, piece.at), slimRealAt(&t->s, t->type, piece.at), piece,
+                                &stamp, payload));
     comm->lanes[p] = (slimLane){payload, piece.n ? slimDenseBytes(call, piece.n) : 0, slimBuffer(&call->recv, k, p),
                                 own ? slimDenseBytes(call, own) : 0};
   }
@@ -46,19 +46,19 @@ slimResult_t slimDenseSumReduce(slimCall* call, uint64_t k) {
     const size_t bytes = slimDenseBytes(call, own.n);
     int stranger = -1; /* lowest rank whose header is wrong */
     for (int p = comm->ranks - 1; p >= 0; p--) {
-      comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, p) : slimBuffer(&call->recv, k, p);
+      comm->payloads[p] = slimArrived(call, k, p, p);
       const slimStamp stamp = slimStampOf(t, p, false);
       if (!slimExpect(call, comm->payloads[p], &stamp, own, bytes, slimHeaderDense)) stranger = p;
     }
     const slimStamp stamp = slimStampOf(t, comm->rank, true);
     if (stranger < 0) {
-      slimDenseMean(call, own.n, comm->ranks, comm->payloads, call->reals);
+      SLIM_CHECK(slimDenseMean(call, own.n, comm->ranks, comm->payloads, call->reals));
       if (t->algorithm == slimAlgorithmTwoShot) {
         const uint64_t at = slimOwnedAt(&t->dense, k);
-        slimDenseDeliver(call, call->reals, own.n, NULL, slimRealAt(&t->h, t->type, at),
-                         slimRealAt(&t->e, t->type, at));
+        SLIM_CHECK(slimDenseDeliver(call, call->reals, own.n, NULL, slimRealAt(&t->h, t->type, at),
+                                    slimRealAt(&t->e, t->type, at)));
       }
-      slimDenseEncode(&stamp, t->type, call->reals, true, own.n, own.first, payload);
+      SLIM_CHECK(comm->device->denseEncode(call, &stamp, call->reals, true, own.n, own.first, payload));
     } else {
       slimHeaderWrite(payload, &stamp, (uint64_t)stranger, own.first, bytes, slimHeaderError);
     }
@@ -82,10 +82,10 @@ slimResult_t slimDenseSumReceive(slimCall* call, uint64_t k) {
     const uint8_t* payload = slimBuffer(&call->down, k, r);
     const slimStamp stamp = slimStampOf(t, r, true);
     if (!slimExpect(call, payload, &stamp, p, slimDenseBytes(call, p.n), slimHeaderDense)) continue;
-    slimDenseMean(call, p.n, 1, &payload, call->reals);
-    slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at),
-                     t->algorithm == slimAlgorithmTwoShot ? NULL : slimRealAt(&t->h, t->type, p.at),
-                     slimRealAt(&t->H, t->type, p.at));
+    SLIM_CHECK(slimDenseMean(call, p.n, 1, &payload, call->reals));
+    SLIM_CHECK(slimDenseDeliver(call, call->reals, p.n, slimAtMutable(call->y, t->type, p.at),
+                                t->algorithm == slimAlgorithmTwoShot ? NULL : slimRealAt(&t->h, t->type, p.at),
+                                slimRealAt(&t->H, t->type, p.at)));
   }
   return slimSuccess;
 }

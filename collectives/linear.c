@@ -45,7 +45,7 @@ static slimResult_t send(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   slimComm* comm = call->comm;
   uint8_t* payload = slimBuffer(&call->send, k, 0);
-  SLIM_CHECK(slimEncodePiece(call, k, 0, payload));
+  SLIM_CHECK(slimEncodeSlice(call, k));
   const uint64_t n = slimSlicePiece(&t->cut, k).n;
   const share own = shareOf(call, n, comm->rank);
   for (int p = 0; p < comm->ranks; p++) {

@@ -86,7 +86,14 @@ static slimResult_t begin(slimTransport* transport, int id, const slimLane* lane
   endpoint* me = (endpoint*)transport;
   group* g = me->group;
   const int self = me->base.rank;
+  slimCopier* copier = me->base.copier;
   if (atomic_load(&g->failed)) return withdraw(me);
+  if (copier) {
+    const slimLane* own = &lanes[self];
+    if (own->sendBytes && own->recvBytes && own->send != own->recv)
+      SLIM_CHECK(copier->copy(copier, own->recv, own->send, own->recvBytes));
+    SLIM_CHECK(copier->mark(copier, id));
+  }
   slimLane* kept = me->lanes + (size_t)id * g->ranks;
   memcpy(kept, lanes, sizeof *lanes * g->ranks);
   kept[self] = (slimLane){0};
@@ -134,6 +141,27 @@ static void sayMissing(const endpoint* me, const slimLane* lanes, const int* wai
     if (waiting[p]) at += (size_t)snprintf(text + at, bytes - at, " %d", p);
 }
 
+/* What p posted, into place; on a device p's next use of its buffer waits for the copy. */
+static slimResult_t take(endpoint* me, int p, int id, void* to, const void* from, size_t bytes) {
+  slimCopier* copier = me->base.copier;
+  if (!copier) {
+    memcpy(to, from, bytes);
+    return slimSuccess;
+  }
+  SLIM_CHECK(copier->await(copier, me->group->endpoints[p].base.copier, id));
+  SLIM_CHECK(copier->copy(copier, to, from, bytes));
+  return copier->mark(copier, slimExchanges + id);
+}
+
+/* On a device: the buffers of exchange id are this rank's again once its receivers have copied them. */
+static slimResult_t release(endpoint* me, int id) {
+  slimCopier* copier = me->base.copier;
+  const slimLane* lanes = me->lanes + (size_t)id * me->group->ranks;
+  for (int p = 0; copier && p < me->group->ranks; p++)
+    if (lanes[p].sendBytes) SLIM_CHECK(copier->await(copier, me->group->endpoints[p].base.copier, slimExchanges + id));
+  return slimSuccess;
+}
+
 static slimResult_t await(slimTransport* transport, int id, double timeout) {
   endpoint* me = (endpoint*)transport;
   group* g = me->group;
@@ -162,12 +190,13 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
       m->queued = false;
       pthread_mutex_unlock(&me->lock);
       const size_t got = m->bytes, wanted = lanes[p].recvBytes;
-      memcpy(lanes[p].recv, m->data, got < wanted ? got : wanted);
+      const slimResult_t result = take(me, p, id, lanes[p].recv, m->data, got < wanted ? got : wanted);
       lanes[p].recvBytes = 0;
       endpoint* peer = &g->endpoints[p];
       pthread_mutex_lock(&peer->lock);
       if (--peer->pending[id] == 0) pthread_cond_signal(&peer->wake);
       pthread_mutex_unlock(&peer->lock);
+      if (result != slimSuccess) return breakWith(me, slimLastMessage());
       if (got != wanted) {
         char why[160];
         snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p,
@@ -180,7 +209,7 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
     if (moved) continue;
     if (!missing && me->pending[id] == 0) {
       pthread_mutex_unlock(&me->lock);
-      return slimSuccess;
+      return release(me, id);
     }
     if (late) {
       char why[256];
@@ -238,7 +267,7 @@ slimResult_t slimLocalTransports(slimTransport** transports, int ranks) {
   bool complete = true;
   for (int r = 0; r < ranks; r++) {
     endpoint* e = &endpoints[r];
-    e->base = (slimTransport){r, ranks, ranks, false, begin, await, NULL, fail, destroy};
+    e->base = (slimTransport){r, ranks, ranks, false, NULL, begin, await, NULL, fail, destroy};
     e->group = g;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->wake, &monotonic);

@@ -12,7 +12,7 @@ static slimResult_t send(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   slimComm* comm = call->comm;
   uint8_t* payload = slimBuffer(&call->send, k, 0);
-  SLIM_CHECK(slimEncodePiece(call, k, 0, payload));
+  SLIM_CHECK(slimEncodeSlice(call, k));
   const size_t bytes = slimUpBytes(call, slimSlicePiece(&t->cut, k).n);
   const bool all = t->collective == slimCollectiveAllReduce, here = slimIsReceiver(t);
   for (int p = 0; p < comm->ranks; p++)
@@ -29,7 +29,7 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
   const slimPiece s = slimSlicePiece(&t->cut, k);
   bool good = true;
   for (int p = 0; p < comm->ranks; p++) {
-    comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, 0) : slimBuffer(&call->recv, k, p);
+    comm->payloads[p] = slimArrived(call, k, p, 0);
     const slimStamp stamp = slimStampOf(t, p, false);
     good = slimExpect(call, comm->payloads[p], &stamp, s, slimUpBytes(call, s.n), 0) && good;
   }

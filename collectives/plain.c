@@ -124,7 +124,7 @@ slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x,
     const uint64_t slice = c.slice < count ? c.slice : count;
     const uint64_t chunk = collective == slimCollectiveReduceScatter ? slice : slice / ranks + 32;
     c.stride = slimAlign64(chunk * c.size);
-    result = slimCommStage(comm, 2 * (size_t)(comm->ranks + 1) * c.stride);
+    result = comm->device->stage(comm, 2 * (size_t)(comm->ranks + 1) * c.stride);
   }
   record.result = result;
   SLIM_CHECK(slimAgree(comm, &record, NULL));

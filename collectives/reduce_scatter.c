@@ -17,7 +17,7 @@ static slimResult_t exchange(slimCall* call, uint64_t k, size_t bytes) {
 }
 
 static slimResult_t send(slimCall* call, uint64_t k) {
-  for (int p = 0; p < call->comm->ranks; p++) SLIM_CHECK(slimEncodePiece(call, k, p, slimBuffer(&call->send, k, p)));
+  SLIM_CHECK(slimEncodeSlice(call, k));
   return exchange(call, k, slimUpBytes(call, slimSlicePiece(&call->tensor->cut, k).n));
 }
 
@@ -26,8 +26,8 @@ static slimResult_t sendDense(slimCall* call, uint64_t k) {
   const slimStamp stamp = slimStampOf(t, call->comm->rank, false);
   for (int r = 0; r < call->comm->ranks; r++) {
     const slimPiece p = slimPartPiece(&t->cut, k, r);
-    slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp,
-                   slimBuffer(&call->send, k, r));
+    SLIM_CHECK(slimDenseWrite(call, slimAt(call->x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), p, &stamp,
+                              slimBuffer(&call->send, k, r)));
   }
   return exchange(call, k, slimDenseBytes(call, slimSlicePiece(&t->cut, k).n));
 }
@@ -37,7 +37,7 @@ static bool gathered(slimCall* call, uint64_t k, slimPiece own, size_t bytes, in
   slimComm* comm = call->comm;
   bool good = true;
   for (int p = 0; p < comm->ranks; p++) {
-    comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, p) : slimBuffer(&call->recv, k, p);
+    comm->payloads[p] = slimArrived(call, k, p, p);
     const slimStamp stamp = slimStampOf(call->tensor, p, false);
     good = slimExpect(call, comm->payloads[p], &stamp, own, bytes, flags) && good;
   }
@@ -72,9 +72,9 @@ static slimResult_t reduceDense(slimCall* call, uint64_t k) {
   const slimPiece own = slimPartPiece(&t->cut, k, comm->rank);
   const uint64_t at = slimSlicePiece(&t->cut, k).at;
   if (!gathered(call, k, own, slimDenseBytes(call, own.n), slimHeaderDense)) return slimSuccess;
-  slimDenseMean(call, own.n, comm->ranks, comm->payloads, call->reals);
-  slimDenseDeliver(call, call->reals, own.n, slimAtMutable(call->y, t->type, at), slimRealAt(&t->h, t->type, at), NULL);
-  return slimSuccess;
+  SLIM_CHECK(slimDenseMean(call, own.n, comm->ranks, comm->payloads, call->reals));
+  return slimDenseDeliver(call, call->reals, own.n, slimAtMutable(call->y, t->type, at), slimRealAt(&t->h, t->type, at),
+                          NULL);
 }
 
 const slimMover slimReduceScatterMover = {lay, {send, reduce}, layDense, {sendDense, reduceDense}};

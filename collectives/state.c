@@ -71,9 +71,40 @@ static void get(stream* s, void* data, size_t bytes) {
   XXH3_64bits_update(s->hash, zeros, pad);
 }
 
+/* An array of state, wherever it lies. */
+static slimResult_t putArray(stream* s, const slimTensor* t, const slimArray* a) {
+  const size_t bytes = a->n * slimRealBytes(t->type);
+  if (t->comm->device->readable || !bytes) {
+    put(s, a->data, bytes);
+    return slimSuccess;
+  }
+  void* host = slimAlignedAlloc(bytes);
+  if (!host) return slimFail(slimSystemError, "out of memory: %zu bytes of state", bytes);
+  slimResult_t result = t->comm->device->read(t->comm, host, a->data, bytes);
+  if (result == slimSuccess) put(s, host, bytes);
+  free(host);
+  return result;
+}
+
+static slimResult_t getArray(stream* s, const slimTensor* t, const slimArray* a) {
+  const size_t bytes = a->n * slimRealBytes(t->type);
+  if (t->comm->device->readable || !bytes) {
+    get(s, a->data, bytes);
+    return slimSuccess;
+  }
+  void* host = slimAlignedAlloc(bytes);
+  if (!host) return slimFail(slimSystemError, "out of memory: %zu bytes of state", bytes);
+  get(s, host, bytes);
+  slimResult_t result = t->comm->device->write(t->comm, a->data, host, bytes);
+  free(host);
+  return result;
+}
+
 /* ---- Writing ---------------------------------------------------------------------------------------------------- */
 
-static void putTensor(stream* s, const slimTensor* t) {
+static slimResult_t putTensor(stream* s, slimTensor* t) {
+  slimPassStats last;
+  if (t->started) SLIM_CHECK(t->comm->device->statistics(t, &last)); /* and the step */
   const char* spec = t->compressor->text;
   tensorHead head = {.slot = t->slot, .specBytes = (uint32_t)strlen(spec), .shifts = t->shifts, .root = -1};
   if (t->started) {
@@ -95,8 +126,9 @@ static void putTensor(stream* s, const slimTensor* t) {
   put(s, &head, sizeof head);
   put(s, spec, head.specBytes);
   if (t->started)
-    for (int i = 0; i < slimStateArrays; i++) put(s, t->arrays[i].data, t->arrays[i].n * slimRealBytes(t->type));
+    for (int i = 0; i < slimStateArrays; i++) SLIM_CHECK(putArray(s, t, &t->arrays[i]));
   if (t->shift) put(s, t->shift, t->shiftCount * slimRealBytes(t->shiftType));
+  return slimSuccess;
 }
 
 slimResult_t slimStateWrite(slimComm* comm, const char* path) {
@@ -124,15 +156,15 @@ slimResult_t slimStateWrite(slimComm* comm, const char* path) {
     return result;
   }
   put(&s, &head, sizeof head);
-  for (const slimTensor* t = comm->tensors; t; t = t->next) putTensor(&s, t);
+  for (slimTensor* t = comm->tensors; t && result == slimSuccess; t = t->next) result = putTensor(&s, t);
   const uint64_t checksum = XXH3_64bits_digest(s.hash);
   s.failed = s.failed || fwrite(&checksum, 1, checksumBytes, s.file) != checksumBytes || fflush(s.file) != 0 ||
              fsync(fileno(s.file)) != 0;
   const int why = errno;
   closeStream(&s);
-  if (s.failed)
+  if (result == slimSuccess && s.failed)
     result = slimFail(slimSystemError, "cannot write %s: %s", temporary, strerror(why));
-  else if (rename(temporary, path) != 0)
+  if (result == slimSuccess && rename(temporary, path) != 0)
     result = slimFail(slimSystemError, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
   if (result != slimSuccess) remove(temporary);
   free(temporary);
@@ -218,8 +250,7 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
     fresh->hash = slimCompressorHash(t->compressor, fresh->type);
     SLIM_CHECK(slimTensorAllocate(fresh));
     fresh->started = true;
-    for (int i = 0; i < slimStateArrays; i++)
-      get(s, fresh->arrays[i].data, fresh->arrays[i].n * slimRealBytes(fresh->type));
+    for (int i = 0; i < slimStateArrays; i++) SLIM_CHECK(getArray(s, fresh, &fresh->arrays[i]));
   }
   if (head.pending) {
     fresh->shiftCount = head.pending;
@@ -276,6 +307,7 @@ static void adopt(slimTensor* t, const slimTensor* fresh) {
   t->shifts = fresh->shifts;
   t->sent = fresh->sent;
   t->sentStride = fresh->sentStride;
+  t->onDevice = fresh->onDevice;
 }
 
 slimResult_t slimStateRead(slimComm* comm, const char* path) {
@@ -306,7 +338,7 @@ slimResult_t slimStateRead(slimComm* comm, const char* path) {
   for (slimTensor* t = comm->tensors; fresh && t; t = t->next, i++) {
     if (result == slimSuccess)
       adopt(t, &fresh[i]);
-    else
+    else if (fresh[i].comm)
       slimTensorForget(&fresh[i]);
   }
   free(fresh);

@@ -46,38 +46,12 @@ static size_t layout(slimCall* call, const slimMover* mover, bool dense, uint8_t
 
 /* ---- Pieces ----------------------------------------------------------------------------------------------------- */
 
-enum { group = 64 }; /* elements that take a new shift together */
-
-static bool groupFinite(slimDataType_t type, const void* x, uint64_t n, void* reals) {
-  slimToReal(type, x, n, reals);
-  bool finite = true;
-  if (slimRealBytes(type) == 8)
-    for (uint64_t i = 0; i < n; i++) finite = finite && isfinite(((double*)reals)[i]);
-  else
-    for (uint64_t i = 0; i < n; i++) finite = finite && isfinite(((float*)reals)[i]);
-  return finite;
-}
-
-/* dst ← x, but a group that holds NaN or Inf keeps what it had. dst NULL: only looks. True if all of x is finite. */
-static bool takeFinite(slimDataType_t type, const void* x, uint64_t n, void* dst) {
-  double reals[group];
-  bool all = true;
-  for (uint64_t i = 0; i < n; i += group) {
-    const uint64_t m = n - i < group ? n - i : group;
-    const bool finite = groupFinite(type, slimAt(x, type, i), m, reals);
-    all = all && finite;
-    if (finite && dst) memcpy((char*)dst + i * slimRealBytes(type), reals, m * slimRealBytes(type));
-  }
-  return all;
-}
-
 static void* sendState(const slimTensor* t, const slimArray* a, slimPiece p) { return slimRealAt(a, t->type, p.at); }
 
-slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* payload) {
+/* The pieces of split, which together are p. */
+static slimResult_t encodePieces(slimCall* call, slimPiece p, uint8_t* payload, const slimSplit* split) {
   slimTensor* t = call->tensor;
-  const slimPiece p = slimSendPiece(t, slice, i);
   if (!p.n) return slimSuccess;
-  const double start = slimSeconds();
   const slimEncodePass pass = {.direction = &t->compressor->up,
                                .stamp = slimStampOf(t, call->comm->rank, false),
                                .type = t->type,
@@ -88,29 +62,51 @@ slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* pay
                                .v = sendState(t, &t->v, p),
                                .payload = payload,
                                .stats = &call->stats};
-  slimResult_t result = slimPassEncode(&pass, call->comm->pool);
-  if (result == slimSuccess && call->refresh) takeFinite(t->type, pass.x, p.n, pass.s);
+  SLIM_CHECK(call->comm->device->encode(call, &pass, split));
+  return call->refresh ? call->comm->device->takeFinite(call, pass.x, p.n, pass.s) : slimSuccess;
+}
+
+slimResult_t slimEncodeSlice(slimCall* call, uint64_t k) {
+  slimTensor* t = call->tensor;
+  const double start = slimSeconds();
+  const int pieces = slimSendPieces(t);
+  slimResult_t result = slimSuccess;
+  if (t->collective == slimCollectiveReduceScatter) { /* parts lie apart */
+    for (int i = 0; i < pieces && result == slimSuccess; i++)
+      result = encodePieces(call, slimSendPiece(t, k, i), slimBuffer(&call->send, k, i),
+                            &(slimSplit){1, t->cut.unit, call->send.stride});
+  } else {
+    const slimPiece all = pieces > 1 ? slimSlicePiece(&t->cut, k) : slimSendPiece(t, k, 0);
+    result =
+        encodePieces(call, all, slimBuffer(&call->send, k, 0), &(slimSplit){pieces, t->cut.unit, call->send.stride});
+  }
   t->encodeSeconds += slimSeconds() - start;
   return result;
 }
 
 slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass) {
   const double start = slimSeconds();
-  slimResult_t result = slimPassReduce(pass, call->comm->pool);
+  slimResult_t result = call->comm->device->reduce(call, pass);
   call->tensor->reduceSeconds += slimSeconds() - start;
   return result;
 }
 
-slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass) {
+slimResult_t slimDecodePieces(slimCall* call, const slimDecodePass* pass, const slimSplit* split) {
   const double start = slimSeconds();
-  slimResult_t result = slimPassDecode(pass, call->comm->pool);
+  slimResult_t result = call->comm->device->decode(call, pass, split);
   call->tensor->decodeSeconds += slimSeconds() - start;
   return result;
 }
 
+slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass) {
+  return slimDecodePieces(call, pass, &(slimSplit){1, call->tensor->cut.unit, 0});
+}
+
 bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes,
                 int flags) {
-  if (slimHeaderCheck(payload, stamp, piece.n, piece.first, bytes, flags) == slimSuccess) return true;
+  if (!call->comm->device->readable ||
+      slimHeaderCheck(payload, stamp, piece.n, piece.first, bytes, flags) == slimSuccess)
+    return true;
   if (!call->wrong) snprintf(call->message, sizeof call->message, "%s", slimLastMessage());
   call->wrong = true;
   return false;
@@ -118,37 +114,31 @@ bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, 
 
 /* ---- Dense ------------------------------------------------------------------------------------------------------ */
 
-void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
-                    uint8_t* payload) {
+slimResult_t slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
+                            uint8_t* payload) {
   const double start = slimSeconds();
   const bool state = call->dense & slimDenseFromState;
-  slimDenseEncode(stamp, call->tensor->type, state ? s : x, state, piece.n, piece.first, payload);
+  slimResult_t result =
+      call->comm->device->denseEncode(call, stamp, state ? s : x, state, piece.n, piece.first, payload);
   call->tensor->encodeSeconds += slimSeconds() - start;
+  return result;
 }
 
-void slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals) {
+slimResult_t slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals) {
   const double start = slimSeconds();
-  slimDenseReduce(call->tensor->type, n, ranks, payloads, 1.0 / ranks, reals);
+  slimResult_t result = call->comm->device->denseReduce(call, n, ranks, payloads, reals);
   call->tensor->reduceSeconds += slimSeconds() - start;
+  return result;
 }
 
-static void copyFinite(slimDataType_t type, const void* src, uint64_t n, void* dst) {
-  if (slimRealBytes(type) == 8) {
-    for (uint64_t i = 0; i < n; i++)
-      if (isfinite(((const double*)src)[i])) ((double*)dst)[i] = ((const double*)src)[i];
-  } else {
-    for (uint64_t i = 0; i < n; i++)
-      if (isfinite(((const float*)src)[i])) ((float*)dst)[i] = ((const float*)src)[i];
-  }
-}
-
-void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H) {
-  const slimDataType_t type = call->tensor->type;
+slimResult_t slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H) {
+  const slimDevice* device = call->comm->device;
   const double start = slimSeconds();
-  if (y && call->dense & slimDenseToOutput) slimFromReal(type, reals, n, call->factor, y);
-  if (h && call->dense & slimDenseToShift) copyFinite(type, reals, n, h);
-  if (H && call->dense & slimDenseToDown) copyFinite(type, reals, n, H);
+  if (y && call->dense & slimDenseToOutput) SLIM_CHECK(device->fromReal(call, reals, n, call->factor, y));
+  if (h && call->dense & slimDenseToShift) SLIM_CHECK(device->copyFinite(call, reals, n, h));
+  if (H && call->dense & slimDenseToDown) SLIM_CHECK(device->copyFinite(call, reals, n, H));
   call->tensor->decodeSeconds += slimSeconds() - start;
+  return slimSuccess;
 }
 
 /* ---- The step --------------------------------------------------------------------------------------------------- */
@@ -200,15 +190,13 @@ static uint64_t sentElements(const slimTensor* t) {
   return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
 }
 
-/* dst ← x over all that this rank sends, in the groups of slimEncodePiece: counted from the start of the tensor, or of
- * each part. */
-static bool takeAll(const slimCall* call, const slimArray* dst) {
+/* dst ← x over all that this rank sends, in groups counted from the start of the tensor, or of each part. */
+static slimResult_t takeAll(slimCall* call, const slimArray* dst) {
   const slimTensor* t = call->tensor;
   const uint64_t sent = sentElements(t), part = t->cut.count;
-  bool all = true;
-  for (uint64_t at = 0; at < sent; at += part)
-    all = takeFinite(t->type, slimAt(call->x, t->type, at), part, dst ? slimRealAt(dst, t->type, at) : NULL) && all;
-  return all;
+  for (uint64_t at = 0; at < sent && dst->data; at += part)
+    SLIM_CHECK(call->comm->device->takeFinite(call, slimAt(call->x, t->type, at), part, slimRealAt(dst, t->type, at)));
+  return slimSuccess;
 }
 
 static double plainRingBytes(const slimTensor* t) {
@@ -241,8 +229,10 @@ static slimResult_t moveCompressed(slimCall* call, const slimMover* mover) {
 static slimResult_t move(slimCall* call, const plan* p, bool finite) {
   slimTensor* t = call->tensor;
   const slimMover* mover = slimMoverOf(t);
+  SLIM_CHECK(call->comm->device->beginStep(call));
   if (t->shift) {
-    if (t->s.data) memcpy(t->s.data, t->shift, t->s.n * slimRealBytes(t->type));
+    if (t->s.data)
+      SLIM_CHECK(call->comm->device->write(call->comm, t->s.data, t->shift, t->s.n * slimRealBytes(t->type)));
     free(t->shift);
     t->shift = NULL;
     const bool down = t->compressor->down.feedback.kind == slimFeedbackShift;
@@ -251,18 +241,31 @@ static slimResult_t move(slimCall* call, const plan* p, bool finite) {
     SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
   }
   if (p->warmup) return moveDense(call, mover, slimDenseToOutput);
-  if (p->prime) takeAll(call, &t->v);
+  if (p->prime) SLIM_CHECK(takeAll(call, &t->v));
   if (p->init || p->initDown || p->replace) {
     int to = p->initDown ? slimDenseToDown : 0;
     if (!p->init && !p->replace) return moveDense(call, mover, slimDenseToOutput | to);
     to |= slimDenseToShift;
-    takeAll(call, &t->s);
+    SLIM_CHECK(takeAll(call, &t->s));
     if (finite) return moveDense(call, mover, slimDenseFromState | slimDenseToOutput | to);
     SLIM_CHECK(moveDense(call, mover, slimDenseToOutput));  /* NaN and Inf go to y, */
     return moveDense(call, mover, slimDenseFromState | to); /* and not into the state */
   }
   SLIM_CHECK(moveCompressed(call, mover));
   if (call->refresh) SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
+  return slimSuccess;
+}
+
+static void rate(slimTensor* t, const slimPassStats* s) {
+  t->relativeError = s->uu > 0 ? sqrt(s->error / s->uu) : 0;
+  t->stateRatio = t->s.data && s->xx > 0 ? sqrt(s->ss / s->xx) : 0;
+}
+
+slimResult_t slimStepStatistics(slimTensor* t) {
+  slimPassStats last = {0};
+  if (!t->started || t->comm->device->readable) return slimSuccess;
+  SLIM_CHECK(t->comm->device->statistics(t, &last));
+  rate(t, &last);
   return slimSuccess;
 }
 
@@ -280,8 +283,7 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
   t->plainBytes += plainRingBytes(t);
   t->exchangeSeconds += call->comm->waitSeconds - waitedBefore;
   t->flagged += s->flagged;
-  t->relativeError = s->uu > 0 ? sqrt(s->error / s->uu) : 0;
-  t->stateRatio = compressed && t->s.data && s->xx > 0 ? sqrt(s->ss / s->xx) : 0;
+  rate(t, s);
   if (t->warned || t->comm->rank != 0 || t->compressor->up.feedback.kind != slimFeedbackEf) return;
   const double delta = slimTreeClass(t->compressor->up.tree).delta;
   if (!(delta > 0) || t->stateRatio <= 4 / delta) return;
@@ -302,7 +304,7 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
   const bool fresh = !t->started;
 
   slimCallRecord record = {
-      .collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count};
+      .collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count, .finite = 1};
   plan p = {0};
   slimResult_t result = count ? slimTensorStart(t, collective, type, count, root) : slimSuccess;
   if (result == slimSuccess && count && t->shift &&
@@ -319,14 +321,15 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
     record.step = t->step;
     record.slice = t->cut.slice;
     record.shifts = t->shifts;
-    record.finite = !(p.init || p.replace) || takeAll(&call, NULL);
+    /* Where the caller's thread cannot look, as if x were not finite: the same values, in two dense messages. */
+    if (p.init || p.replace) record.finite = comm->device->readable && slimFinite(type, x, sentElements(t));
     const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
     const size_t thin = layout(&call, mover, false, NULL), wide = dense ? layout(&call, mover, true, NULL) : 0;
-    result = slimCommStage(comm, thin > wide ? thin : wide);
+    result = comm->device->stage(comm, thin > wide ? thin : wide);
   }
   record.result = result;
-  bool finite = true;
-  result = slimAgree(comm, &record, &finite);
+  bool finite = record.finite;
+  if (comm->device->readable) result = slimAgree(comm, &record, &finite);
   if (result != slimSuccess || !count) {
     if (fresh && count && t->started) { /* as if the call had not been */
       void* shift = t->shift;

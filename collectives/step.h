@@ -28,7 +28,7 @@ typedef struct {
 } slimBuffers;
 
 struct slimCall {
-  slimComm* comm;
+  slimComm* comm; /* its device does the work */
   slimTensor* tensor;
   const void* x;
   void* y;
@@ -59,6 +59,9 @@ typedef struct {
 slimResult_t slimStep(slimTensor* tensor, slimCollective collective, const void* x, void* y, uint64_t count,
                       slimDataType_t type, slimRedOp_t op, int root);
 
+/* Brings tensor's statistics up to date where a device has kept them. */
+slimResult_t slimStepStatistics(slimTensor* tensor);
+
 const slimMover* slimMoverOf(const slimTensor* tensor);
 extern const slimMover slimTwoShot, slimOneShot, slimLinear; /* allreduce, reduce */
 extern const slimMover slimReduceScatterMover, slimAllGatherMover, slimBroadcastMover;
@@ -84,20 +87,32 @@ static inline int slimFirstExchange(uint64_t slice) { return (int)(slice % 2); }
 static inline int slimSecondExchange(uint64_t slice) { return 2 + (int)(slice % 2); }
 static inline int slimFlagExchange(uint64_t slice) { return 4 + (int)(slice % 2); }
 
-/* Encodes piece i of the slice into payload; with refresh, takes x as the new shift. */
-slimResult_t slimEncodePiece(slimCall* call, uint64_t slice, int i, uint8_t* payload);
+/* Encodes all that this rank sends of the slice into call->send; with refresh, takes x as the new shift. */
+slimResult_t slimEncodeSlice(slimCall* call, uint64_t slice);
 /* reduce of payloads → down's payload, or y (NULL down); h: slimRealAt. */
 slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass);
+/* Checks headers, then decodes those pieces of split whose header is right; the others are remembered as slimExpect
+ * does. */
+slimResult_t slimDecodePieces(slimCall* call, const slimDecodePass* pass, const slimSplit* split);
 slimResult_t slimDecodePiece(slimCall* call, const slimDecodePass* pass);
-/* Checks a received header; a wrong one is remembered in call->wrong, and false is the answer. */
+/* Where the piece of rank lies after the exchange: `sent` is what this rank sent itself. A device has all pieces at
+ * equal strides, its own among them. */
+static inline uint8_t* slimArrived(const slimCall* call, uint64_t slice, int rank, int sent) {
+  return rank == call->comm->rank && call->comm->device->readable ? slimBuffer(&call->send, slice, sent)
+                                                                  : slimBuffer(&call->recv, slice, rank);
+}
+/* Checks a received header, where this thread can; a wrong one is remembered in call->wrong, and false is the answer.
+ */
 bool slimExpect(slimCall* call, const uint8_t* payload, const slimStamp* stamp, slimPiece piece, uint64_t bytes,
                 int flags);
 
 /* Dense: payload ← piece of s or x. reals ← mean of payloads. reals → y, h, H as call->dense says. */
-void slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
-                    uint8_t* payload);
-void slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals);
-void slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H);
+slimResult_t slimDenseWrite(slimCall* call, const void* x, const void* s, slimPiece piece, const slimStamp* stamp,
+                            uint8_t* payload);
+slimResult_t slimDenseMean(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* reals);
+slimResult_t slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, void* y, void* h, void* H);
+/* Whether n elements of type at x, in host memory, hold no NaN or Inf. */
+bool slimFinite(slimDataType_t type, const void* x, uint64_t n);
 
 static inline size_t slimUpBytes(const slimCall* call, uint64_t n) {
   return slimPayloadBytes(call->tensor->compressor->up.tree, call->tensor->type, n);

@@ -31,11 +31,13 @@ slimResult_t slimTensorOpen(slimTensor** tensor, slimComm* comm, const char* spe
 }
 
 void slimTensorForget(slimTensor* t) {
+  const slimDevice* device = t->comm->device;
   for (int i = 0; i < slimStateArrays; i++) {
-    free(t->arrays[i].data);
+    device->release(t->comm, t->arrays[i].data);
     t->arrays[i] = (slimArray){0};
   }
-  if (t->comm && !t->comm->transport->holdsBuffers) free(t->sent);
+  if (!t->comm->transport->holdsBuffers) device->release(t->comm, t->sent);
+  device->closeTensor(t);
   free(t->shift);
   t->sent = NULL;
   t->shift = NULL;
@@ -121,7 +123,7 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
   const slimAlgorithm asked = t->comm->settings.algorithm;
   const char* name = slimCollectiveName((int)t->collective);
   const bool global = slimTreeIsGlobal(up) || slimTreeIsGlobal(c->down.tree);
-  const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64;
+  const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64 && t->comm->device->readable;
   if (t->collective != slimCollectiveAllReduce && t->collective != slimCollectiveReduce) {
     if (c->downGiven)
       return slimFail(slimInvalidUsage, "%s has no downlink: leave `down=` out of the spec %s", name, c->text);
@@ -138,6 +140,7 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
                         c->text);
       break;
     case slimAlgorithmLinear:
+      if (!t->comm->device->readable) return slimFail(slimInvalidUsage, "slimAlgoLinear wants buffers in host memory");
       if (!linear)
         return slimFail(slimInvalidUsage,
                         "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32 (k "
@@ -216,11 +219,13 @@ static bool isEf(const slimFeedback* f) { return f->memory && f->sigma == 1 && f
 slimResult_t slimTensorAllocate(slimTensor* t) {
   uint64_t lengths[slimStateArrays];
   slimTensorLengths(t, lengths);
+  const slimDevice* device = t->comm->device;
   slimResult_t result = slimSuccess;
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
     t->arrays[i] = (slimArray){NULL, lengths[i]};
     if (!lengths[i]) continue;
-    if (lengths[i] > SIZE_MAX / 16 || !(t->arrays[i].data = slimAlignedAlloc(lengths[i] * slimRealBytes(t->type))))
+    if (lengths[i] <= SIZE_MAX / 16) t->arrays[i].data = device->alloc(t->comm, lengths[i] * slimRealBytes(t->type));
+    if (!t->arrays[i].data)
       result = slimFail(slimSystemError, "out of memory: state of %llu reals for slot %u (%s)",
                         (unsigned long long)lengths[i], t->slot, t->compressor->text);
   }
@@ -230,14 +235,19 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
                                  ? slimLargestChunk(&t->cut)
                                  : min64(t->cut.slice, t->cut.count);
     t->sentStride = slimAlign64(slimPayloadBytes(t->compressor->up.tree, t->type, largest));
-    t->sent = slimAlignedAlloc(slimSlices(&t->cut) * (uint64_t)pieces * t->sentStride);
+    t->sent = device->alloc(t->comm, slimSlices(&t->cut) * (uint64_t)pieces * t->sentStride);
     if (!t->sent) result = slimFail(slimSystemError, "out of memory: payloads of slot %u", t->slot);
   }
+  if (result == slimSuccess) result = device->openTensor(t);
   if (result != slimSuccess)
     for (int i = 0; i < slimStateArrays; i++) {
-      free(t->arrays[i].data);
+      device->release(t->comm, t->arrays[i].data);
       t->arrays[i] = (slimArray){0};
     }
+  if (result != slimSuccess) {
+    device->release(t->comm, t->sent);
+    t->sent = NULL;
+  }
   return result;
 }
 
@@ -265,6 +275,11 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
   }
   if (c->down.feedback.momentum > 0)
     return slimFail(slimInvalidUsage, "momentum belongs to the uplink: leave it out of the downlink of %s", c->text);
+  if (t->comm->device->captures(t->comm))
+    return slimFail(slimInvalidUsage,
+                    "slot %u: the first call of a tensor allocates its state, which a graph cannot do: make one call "
+                    "before the capture",
+                    t->slot);
   t->collective = collective;
   t->type = type;
   t->root = root;
@@ -319,7 +334,7 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
   if (t->spoiled)
     return slimFail(slimInvalidUsage, "slot %u has no defined state to rescale: slimTensorReset comes first", t->slot);
   for (int i = 0; i < slimStateArrays; i++)
-    if (t->arrays[i].data) slimScaleReal(t->type, t->arrays[i].data, t->arrays[i].n, factor);
+    if (t->arrays[i].data) SLIM_CHECK(t->comm->device->scale(t, t->arrays[i].data, t->arrays[i].n, factor));
   if (t->shift) slimScaleReal(t->shiftType, t->shift, t->shiftCount, factor);
   t->last = slimLastNone;
   return slimSuccess;
@@ -354,7 +369,7 @@ slimResult_t slimTensorCancel(slimTensor* t, const void* x) {
                                    .first = p.first,
                                    .payload = t->sent + (k * (uint64_t)pieces + (uint64_t)i) * t->sentStride};
       slimResult_t result =
-          slimPassCancel(&sent, slimAt(x, t->type, p.at), slimRealAt(&t->s, t->type, p.at), t->comm->pool);
+          t->comm->device->cancel(t, &sent, slimAt(x, t->type, p.at), slimRealAt(&t->s, t->type, p.at));
       if (result != slimSuccess) {
         t->spoiled = true;
         return result;

@@ -48,7 +48,7 @@ typedef struct slimTensor {
    * rank owns, slice after slice. */
   uint64_t step;
   union {
-    struct {
+    struct {       /* on the device */
       slimArray s; /* sender's memory or shift */
       slimArray v; /* ef21's momentum */
       slimArray h; /* receivers' mean shift */
@@ -59,7 +59,7 @@ typedef struct slimTensor {
   };
   bool spoiled; /* a call failed half-way: wants slimTensorReset or slimStateLoad */
 
-  /* slimTensorSetShift's, until the next call */
+  /* slimTensorSetShift's, until the next call; in host memory */
   void* shift;
   uint64_t shiftCount;
   slimDataType_t shiftType;
@@ -75,6 +75,8 @@ typedef struct slimTensor {
   double plainBytes, relativeError, stateRatio;
   double encodeSeconds, exchangeSeconds, reduceSeconds, decodeSeconds;
   bool warned;
+
+  void* onDevice; /* what the device keeps of it besides */
 } slimTensor;
 
 slimResult_t slimTensorOpen(slimTensor** tensor, slimComm* comm, const char* spec, uint32_t slot);

@@ -21,14 +21,26 @@ typedef struct {
 
 enum { slimExchanges = 6 }; /* that may be under way at once */
 
+/* Where bytes lie on devices, a transport does not move them: it enqueues copies on the stream of the call under way,
+ * in order with what made the bytes. */
+typedef struct slimCopier slimCopier;
+struct slimCopier {
+  slimResult_t (*mark)(slimCopier* copier, int mark); /* mark: the point that the stream has reached */
+  slimResult_t (*await)(slimCopier* copier, const slimCopier* other,
+                        int mark); /* what follows waits for other's mark */
+  slimResult_t (*copy)(slimCopier* copier, void* to, const void* from, size_t bytes);
+};
+enum { slimMarks = 2 * slimExchanges };
+
 typedef struct slimTransport slimTransport;
 struct slimTransport {
   int rank, ranks;
-  int neighbours;    /* ranks that share this machine's cores, this one included */
-  bool holdsBuffers; /* after a failure: messages may still be read from buffers, so they must not be freed */
+  int neighbours;     /* ranks that share this machine's cores, this one included */
+  bool holdsBuffers;  /* after a failure: messages may still be read from buffers, so they must not be freed */
+  slimCopier* copier; /* NULL: buffers are host memory */
 
-  /* Starts exchange id (0 … slimExchanges − 1, not under way): lanes[p] for rank p; the own rank's is ignored. The
-   * buffers must stay until wait. All ranks begin the same exchanges in the same order. */
+  /* Starts exchange id (0 … slimExchanges − 1, not under way): lanes[p] for rank p; the own rank's is ignored, but a
+   * copier serves it too. The buffers must stay until wait. All ranks begin the same exchanges in the same order. */
   slimResult_t (*begin)(slimTransport* transport, int id, const slimLane* lanes);
 
   /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the

@@ -29,9 +29,9 @@ static slimResult_t send(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   slimComm* comm = call->comm;
   const uint64_t own = slimChunkPiece(&t->cut, k, comm->rank).n;
+  SLIM_CHECK(slimEncodeSlice(call, k));
   for (int p = 0; p < comm->ranks; p++) {
     uint8_t* payload = slimBuffer(&call->send, k, p);
-    SLIM_CHECK(slimEncodePiece(call, k, p, payload));
     const uint64_t n = slimChunkPiece(&t->cut, k, p).n;
     comm->lanes[p] = (slimLane){payload, n ? slimUpBytes(call, n) : 0, slimBuffer(&call->recv, k, p),
                                 own ? slimUpBytes(call, own) : 0};
@@ -76,10 +76,10 @@ static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t
                                    .first = p.first,
                                    .s = ownerState(t, k, p),
                                    .payload = payload};
-    SLIM_CHECK(slimPassEncode(&encode, call->comm->pool));
+    SLIM_CHECK(call->comm->device->encode(call, &encode, &(slimSplit){1, t->cut.unit, 0}));
   }
-  slimDenseEncode(&stamp, t->type, call->elements, false, p.n, p.first, payload + compressedBytes(call, p.n));
-  return slimSuccess;
+  return call->comm->device->denseEncode(call, &stamp, call->elements, false, p.n, p.first,
+                                         payload + compressedBytes(call, p.n));
 }
 
 static slimResult_t reduce(slimCall* call, uint64_t k) {
@@ -91,9 +91,10 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
   if (own.n) {
     int stranger = -1; /* lowest rank whose header is wrong: all ranks learn of it from an error report */
     for (int p = comm->ranks - 1; p >= 0; p--) {
-      comm->payloads[p] = p == comm->rank ? slimBuffer(&call->send, k, p) : slimBuffer(&call->recv, k, p);
+      comm->payloads[p] = slimArrived(call, k, p, p);
       const slimStamp stamp = slimStampOf(t, p, false);
-      if (slimHeaderCheck(comm->payloads[p], &stamp, own.n, own.first, slimUpBytes(call, own.n), 0) != slimSuccess)
+      if (comm->device->readable &&
+          slimHeaderCheck(comm->payloads[p], &stamp, own.n, own.first, slimUpBytes(call, own.n), 0) != slimSuccess)
         stranger = p;
     }
     if (stranger < 0) {
@@ -114,36 +115,35 @@ static slimResult_t receive(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   slimComm* comm = call->comm;
   SLIM_CHECK(slimWait(comm, slimSecondExchange(k)));
-  const bool all = hears(t, comm->rank);
-  for (int r = 0; r < comm->ranks; r++) {
+  const bool all = hears(t, comm->rank), shifted = t->compressor->down.feedback.shifts;
+  if (!all && !shifted) return slimSuccess; /* a reduce's owner keeps its shift up to date */
+  const slimPiece s = all ? slimSlicePiece(&t->cut, k) : slimChunkPiece(&t->cut, k, comm->rank);
+  const int first = all ? 0 : comm->rank, pieces = all ? comm->ranks : 1;
+  void* H = all ? slimRealAt(&t->H, t->type, s.at) : ownerState(t, k, s);
+  void* y = all ? slimAtMutable(call->y, t->type, s.at) : NULL;
+  const bool compressed = s.n && compressedBytes(call, s.n);
+  if (compressed) {
+    const slimDecodePass pass = {.direction = &t->compressor->down,
+                                 .stamp = slimStampOf(t, first, true),
+                                 .type = t->type,
+                                 .n = s.n,
+                                 .first = s.first,
+                                 .payload = slimBuffer(&call->down, k, first),
+                                 .h = H,
+                                 .y = y,
+                                 .factor = call->factor};
+    SLIM_CHECK(slimDecodePieces(call, &pass, &(slimSplit){pieces, t->cut.unit, call->down.stride}));
+  }
+  for (int r = first; r < first + pieces && call->refreshDown; r++) {
     const slimPiece p = slimChunkPiece(&t->cut, k, r);
-    const bool shifted = t->compressor->down.feedback.shifts;
-    if (!p.n || (!all && (r != comm->rank || !shifted))) continue; /* a reduce's owner keeps its shift up to date */
-    const uint8_t* payload = slimBuffer(&call->down, k, r);
-    const size_t bytes = compressedBytes(call, p.n);
+    if (!p.n) continue;
+    const uint8_t* payload = slimBuffer(&call->down, k, r) + compressedBytes(call, p.n);
     const slimStamp stamp = slimStampOf(t, r, true);
-    void* H = shifted ? (all ? slimRealAt(&t->H, t->type, p.at) : ownerState(t, k, p)) : NULL;
-    void* y = all ? slimAtMutable(call->y, t->type, p.at) : NULL;
-    if (bytes) {
-      if (!slimExpect(call, payload, &stamp, p, bytes, 0)) continue;
-      const slimDecodePass pass = {.direction = &t->compressor->down,
-                                   .stamp = stamp,
-                                   .type = t->type,
-                                   .n = p.n,
-                                   .first = p.first,
-                                   .payload = payload,
-                                   .h = H,
-                                   .y = y,
-                                   .factor = call->factor};
-      SLIM_CHECK(slimDecodePiece(call, &pass));
-    }
-    if (call->refreshDown) {
-      payload += bytes;
-      if (!slimExpect(call, payload, &stamp, p, slimDenseBytes(call, p.n), slimHeaderDense)) continue;
-      slimDenseMean(call, p.n, 1, &payload, call->reals);
-      call->dense = slimDenseToDown | (bytes ? 0 : slimDenseToOutput);
-      slimDenseDeliver(call, call->reals, p.n, y, NULL, H);
-    }
+    if (!slimExpect(call, payload, &stamp, p, slimDenseBytes(call, p.n), slimHeaderDense)) continue;
+    SLIM_CHECK(slimDenseMean(call, p.n, 1, &payload, call->reals));
+    call->dense = slimDenseToDown | (compressed ? 0 : slimDenseToOutput);
+    SLIM_CHECK(slimDenseDeliver(call, call->reals, p.n, y ? slimAtMutable(call->y, t->type, p.at) : NULL, NULL,
+                                all ? slimRealAt(&t->H, t->type, p.at) : H));
   }
   return slimSuccess;
 }

@@ -118,6 +118,16 @@ typedef struct {
   uint64_t flagged;         /* units */
 } slimPassStats;
 
+/* Several payloads of one pass: piece r of `pieces` holds the units r·u/pieces … (r + 1)·u/pieces − 1 of the pass's u
+ * units of `unit` elements (format.md §8), and its payload lies at payload + r·stride. */
+typedef struct {
+  int pieces;
+  uint32_t unit;
+  size_t stride;
+} slimSplit;
+/* Piece r of a pass of `all` elements: its elements *n from *at on. */
+void slimSplitPiece(const slimSplit* split, int r, uint64_t all, uint64_t* n, uint64_t* at);
+
 typedef struct slimPool slimPool; /* threads of one rank; NULL: the caller's thread alone */
 slimResult_t slimPoolCreate(slimPool** pool, int threads);
 void slimPoolDestroy(slimPool* pool);

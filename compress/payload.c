@@ -78,3 +78,11 @@ slimResult_t slimHeaderCheck(const uint8_t* payload, const slimStamp* stamp, uin
                       stamp->slot, (unsigned long long)stamp->step);
   return slimSuccess;
 }
+
+void slimSplitPiece(const slimSplit* split, int r, uint64_t all, uint64_t* n, uint64_t* at) {
+  const uint64_t units = (all + split->unit - 1) / split->unit, pieces = (uint64_t)split->pieces;
+  const uint64_t from = (uint64_t)r * units / pieces * split->unit,
+                 to = (uint64_t)(r + 1) * units / pieces * split->unit;
+  *at = from < all ? from : all;
+  *n = (to < all ? to : all) - *at;
+}

@@ -100,11 +100,27 @@ slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t
   return result;
 }
 
+/* What a caller asks for without a stream, between the device's enter and leave. */
+#define WITH(comm, call)                            \
+  do {                                              \
+    const slimDevice* device_ = (comm)->device;     \
+    SLIM_CHECK(device_->enter((comm), NULL, true)); \
+    return device_->leave((comm), (call));          \
+  } while (0)
+
+static slimResult_t closeTensor(slimTensor* t) {
+  slimTensorClose(t);
+  return slimSuccess;
+}
+
 slimResult_t slimCommDestroy(slimComm_t comm) {
   if (!comm) return slimSuccess;
+  const slimDevice* device = comm->device;
+  slimResult_t result = device->enter(comm, NULL, true);
   while (comm->tensors) slimTensorClose(comm->tensors);
+  if (result == slimSuccess) result = device->leave(comm, result);
   slimCommFree(comm);
-  return slimSuccess;
+  return result;
 }
 
 slimResult_t slimCommCount(slimComm_t comm, int* count) {
@@ -128,8 +144,9 @@ slimResult_t slimTensorCreate(slimTensor_t* tensor, slimComm_t comm, const char*
 }
 
 slimResult_t slimTensorDestroy(slimTensor_t tensor) {
-  if (tensor) slimTensorClose(tensor);
-  return slimSuccess;
+  if (!tensor) return slimSuccess;
+  slimComm* comm = tensor->comm;
+  WITH(comm, closeTensor(tensor));
 }
 
 const char* slimTensorSpec(slimTensor_t tensor) { return tensor ? tensor->compressor->text : ""; }
@@ -167,20 +184,26 @@ slimResult_t slimTensorRescale(slimTensor_t tensor, double factor) {
   SLIM_CHECK(checkTensor(tensor));
   if (!isfinite(factor) || factor <= 0)
     return slimFail(slimInvalidArgument, "factor is %g: give a finite number above 0", factor);
-  return slimTensorScale(tensor, factor);
+  WITH(tensor->comm, slimTensorScale(tensor, factor));
 }
 
 slimResult_t slimTensorCancelStep(slimTensor_t tensor, const void* sendbuff) {
   SLIM_CHECK(checkTensor(tensor));
   if (tensor->started) SLIM_CHECK(checkBuffer("sendbuff", sendbuff, tensor->cut.count, tensor->type));
-  return slimTensorCancel(tensor, sendbuff);
+  WITH(tensor->comm, slimTensorCancel(tensor, sendbuff));
+}
+
+static slimResult_t forgetTensor(slimTensor* t) {
+  slimTensorForget(t);
+  return slimSuccess;
 }
 
 slimResult_t slimTensorReset(slimTensor_t tensor) {
   SLIM_CHECK(checkTensor(tensor));
-  slimTensorForget(tensor);
-  return slimSuccess;
+  WITH(tensor->comm, forgetTensor(tensor));
 }
+
+static slimResult_t deviceStatistics(slimTensor* t) { WITH(t->comm, slimStepStatistics(t)); }
 
 slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats) {
   SLIM_CHECK(checkTensor(tensor));
@@ -188,6 +211,7 @@ slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats) {
   if (stats->size != sizeof *stats)
     return slimFail(slimInvalidArgument, "stats->size is %zu: set it to sizeof(slimTensorStats_t), %zu", stats->size,
                     sizeof *stats);
+  if (!tensor->comm->device->readable) SLIM_CHECK(deviceStatistics(tensor));
   *stats = (slimTensorStats_t){.size = sizeof *stats,
                                .calls = tensor->calls,
                                .elements = tensor->elements,
@@ -206,12 +230,12 @@ slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats) {
 
 slimResult_t slimStateSave(slimComm_t comm, const char* path) {
   if (!comm || !path) return slimFail(slimInvalidArgument, "%s is NULL", comm ? "path" : "comm");
-  return slimStateWrite(comm, path);
+  WITH(comm, slimStateWrite(comm, path));
 }
 
 slimResult_t slimStateLoad(slimComm_t comm, const char* path) {
   if (!comm || !path) return slimFail(slimInvalidArgument, "%s is NULL", comm ? "path" : "comm");
-  return slimStateRead(comm, path);
+  WITH(comm, slimStateRead(comm, path));
 }
 
 /* ---- Collectives ------------------------------------------------------------------------------------------------ */
@@ -244,7 +268,6 @@ static slimResult_t checkOverlap(const request* r, uint64_t sent, uint64_t recei
 
 static slimResult_t check(const request* r) {
   if (!r->comm) return slimFail(slimInvalidArgument, "comm is NULL");
-  if (r->stream) return slimFail(slimInvalidArgument, "stream is not NULL: buffers in host memory take no stream");
   SLIM_CHECK(checkType(r->type));
   if ((int)r->op < slimSum || r->op > slimAvg)
     return slimFail(slimInvalidArgument, "op %d: give a slimRedOp_t, 0 to 4", (int)r->op);
@@ -266,11 +289,16 @@ static slimResult_t check(const request* r) {
   return sends && receives ? checkOverlap(r, sent, received) : slimSuccess;
 }
 
-static slimResult_t run(const request* r) {
-  SLIM_CHECK(check(r));
+static slimResult_t collective(const request* r) {
   const bool compressed = r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg);
   if (compressed) return slimStep(r->tensor, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
   return slimPlain(r->comm, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
+}
+
+static slimResult_t run(const request* r) {
+  SLIM_CHECK(check(r));
+  SLIM_CHECK(r->comm->device->enter(r->comm, r->stream, false));
+  return r->comm->device->leave(r->comm, collective(r));
 }
 
 slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,

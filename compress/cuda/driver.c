@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 slimDriverTable slimCu;
@@ -74,8 +75,13 @@ slimDriverState slimDriverOpen(void) {
   return state;
 }
 
-slimResult_t slimDriverFail(CUresult error, const char* call) {
+slimResult_t slimDriverFail(CUresult error, const char* format, ...) {
   const char *name = NULL, *text = NULL;
+  char call[160];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(call, sizeof call, format, args);
+  va_end(args);
   if (slimCu.GetErrorName(error, &name) != CUDA_SUCCESS || !name) name = "an error that the driver does not know";
   if (slimCu.GetErrorString(error, &text) != CUDA_SUCCESS || !text) text = "no text";
   return slimFail(slimUnhandledCudaError, "cu%s: %s (%d): %s", call, name, (int)error, text);

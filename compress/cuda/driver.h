@@ -66,8 +66,8 @@ slimDriverState slimDriverOpen(void);
 /* The table; whole once slimDriverOpen answered ready. */
 extern slimDriverTable slimCu;
 
-/* slimUnhandledCudaError, with the driver's name and text of an error of cu<call>. */
-slimResult_t slimDriverFail(CUresult error, const char* call);
+/* slimUnhandledCudaError, with the driver's name and text of an error; the format says after "cu" what was called. */
+slimResult_t slimDriverFail(CUresult error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 /* SLIM_CU(MemAlloc, &p, bytes): calls cuMemAlloc, and returns from the function with the error where it fails. */
 #define SLIM_CU(name, ...)                                              \
