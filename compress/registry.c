@@ -359,26 +359,54 @@ static slimResult_t create(slimCompressor* c, const char* spec, slimSpecNode** u
   return c->text ? slimSuccess : slimFail(slimSystemError, "no memory for a spec");
 }
 
+/* Numbers are read and printed with a point, whatever the program's locale. */
+typedef struct {
+  locale_t plain, before;
+} pointLocale;
+static pointLocale enterPoint(void) {
+  pointLocale l = {newlocale(LC_NUMERIC_MASK, "C", (locale_t)0), (locale_t)0};
+  if (l.plain) l.before = uselocale(l.plain);
+  return l;
+}
+static void leavePoint(pointLocale l) {
+  if (!l.plain) return;
+  uselocale(l.before);
+  freelocale(l.plain);
+}
+
 slimResult_t slimCompressorCreate(slimCompressor** out, const char* spec) {
   *out = NULL;
   if (!spec) return slimFail(slimInvalidArgument, "spec is NULL: give one, e.g. \"ef(qsgd(bits=4))\"");
   slimCompressor* c = calloc(1, sizeof *c);
   if (!c) return slimFail(slimSystemError, "no memory for a compressor");
   slimSpecNode *up = NULL, *down = NULL;
-  /* Numbers are read and printed with a point, whatever the program's locale. */
-  locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
-  locale_t before = plain ? uselocale(plain) : (locale_t)0;
+  const pointLocale locale = enterPoint();
   slimResult_t result = create(c, spec, &up, &down);
-  if (plain) {
-    uselocale(before);
-    freelocale(plain);
-  }
+  leavePoint(locale);
   slimSpecFree(up);
   slimSpecFree(down);
   if (result == slimSuccess)
     *out = c;
   else
     slimCompressorDestroy(c);
+  return result;
+}
+
+slimResult_t slimSpecWithoutFeedback(const char* spec, char* out, size_t size) {
+  slimSpecNode *up = NULL, *down = NULL;
+  const pointLocale locale = enterPoint();
+  slimResult_t result = slimSpecParse(spec, &up, &down);
+  if (result == slimSuccess) {
+    snprintf(out, size, "up=");
+    slimSpecPrint(up->name->kind == slimIsFeedback ? up->child[0] : up, out, size);
+    if (down) {
+      strncat(out, "; down=", size - strlen(out) - 1);
+      slimSpecPrint(down->name->kind == slimIsFeedback ? down->child[0] : down, out, size);
+    }
+  }
+  leavePoint(locale);
+  slimSpecFree(up);
+  slimSpecFree(down);
   return result;
 }
 

@@ -1,0 +1,269 @@
+#include "plugin/preload/channel.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plugin/preload/cycle.h"
+#include "plugin/preload/log.h"
+
+enum { mostStateless = 1024 };
+
+/* A tensor without state, for all calls that look alike. */
+typedef struct {
+  uint64_t key;
+  slimTensor_t tensor;
+} stateless;
+
+struct slimChannel {
+  slimComm_t comm;
+  uint64_t order;
+  char name[128];
+  slimCycle cycle;
+  slimTensor_t* places; /* of the cycle; NULL where not yet visited */
+  uint64_t numPlaces;
+  stateless* bare;
+  int numBare;
+  uint32_t slots; /* given away so far */
+  slimTensor_t denial;
+  uint64_t calls;
+  struct slimChannel* next;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list and the counters */
+static slimChannel* channels;
+static uint64_t forwarded[slimNumReasons];
+static uint64_t marks;
+static slimTotals gone; /* of tensors that are no more */
+
+void slimChannelsMarkStep(void) { __atomic_add_fetch(&marks, 1, __ATOMIC_RELAXED); }
+void slimCountForwarded(slimReason reason) { __atomic_add_fetch(&forwarded[reason], 1, __ATOMIC_RELAXED); }
+
+/* ---- Tensors ---------------------------------------------------------------------------------------------------- */
+
+/* What c's tensors did, before they go. */
+static void keepTotals(slimChannel* c) {
+  slimTensorStats_t one = {.size = sizeof one};
+  for (uint64_t i = 0; i < c->numPlaces + (uint64_t)c->numBare; i++) {
+    slimTensor_t tensor = i < c->numPlaces ? c->places[i] : c->bare[i - c->numPlaces].tensor;
+    if (!tensor || slimTensorGetStats(tensor, &one) != slimSuccess) continue;
+    pthread_mutex_lock(&lock);
+    gone.calls += one.calls;
+    gone.plainBytes += one.plainBytes;
+    gone.wireBytes += one.wireBytes;
+    pthread_mutex_unlock(&lock);
+  }
+}
+
+static void dropState(slimChannel* c) {
+  keepTotals(c);
+  for (uint64_t i = 0; i < c->numPlaces; i++) slimTensorDestroy(c->places[i]);
+  free(c->places);
+  c->places = NULL;
+  c->numPlaces = 0;
+  for (int i = 0; i < c->numBare; i++) slimTensorDestroy(c->bare[i].tensor);
+  c->numBare = 0;
+}
+
+slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnvironment* e, uint64_t order,
+                               const char* name) {
+  slimChannel* c = calloc(1, sizeof *c);
+  *out = c;
+  if (!c) {
+    slimCommDestroy(comm);
+    return slimFail(slimSystemError, "no memory for a communicator");
+  }
+  c->comm = comm;
+  c->order = order;
+  snprintf(c->name, sizeof c->name, "%s", name);
+  c->cycle.given = e->cycle;
+  pthread_mutex_lock(&lock);
+  c->next = channels;
+  channels = c;
+  pthread_mutex_unlock(&lock);
+  return slimSuccess;
+}
+
+void slimChannelDestroy(slimChannel* c) {
+  if (!c) return;
+  pthread_mutex_lock(&lock);
+  for (slimChannel** at = &channels; *at; at = &(*at)->next)
+    if (*at == c) {
+      *at = c->next;
+      break;
+    }
+  pthread_mutex_unlock(&lock);
+  keepTotals(c);
+  free(c->places);
+  free(c->bare);
+  slimCommDestroy(c->comm); /* with its tensors */
+  free(c);
+}
+
+uint64_t slimChannelOrder(const slimChannel* c) { return c->order; }
+
+static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint64_t key, slimTensor_t* tensor) {
+  for (int i = 0; i < c->numBare; i++)
+    if (c->bare[i].key == key) return *tensor = c->bare[i].tensor, slimSuccess;
+  if (c->numBare == mostStateless)
+    return slimFail(slimInvalidUsage, "more than %d kinds of compressed calls on a communicator", mostStateless);
+  stateless* grown = realloc(c->bare, (size_t)(c->numBare + 1) * sizeof *grown);
+  if (!grown) return slimFail(slimSystemError, "no memory for a tensor");
+  c->bare = grown;
+  SLIM_CHECK(slimTensorCreate(tensor, c->comm, call->action->stateless, c->slots));
+  c->slots++;
+  c->bare[c->numBare++] = (stateless){key, *tensor};
+  return slimSuccess;
+}
+
+static slimResult_t placeTensor(slimChannel* c, const slimChannelCall* call, uint64_t place, slimTensor_t* tensor) {
+  if (place >= c->numPlaces) {
+    slimTensor_t* grown = realloc(c->places, (place + 1) * sizeof *grown);
+    if (!grown) return slimFail(slimSystemError, "no memory for a tensor");
+    memset(grown + c->numPlaces, 0, (place + 1 - c->numPlaces) * sizeof *grown);
+    c->places = grown;
+    c->numPlaces = place + 1;
+  }
+  if (!c->places[place]) {
+    SLIM_CHECK(slimTensorCreate(&c->places[place], c->comm, call->action->spec, c->slots));
+    c->slots++;
+  }
+  *tensor = c->places[place];
+  return slimSuccess;
+}
+
+/* ---- Calls ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t mix(uint64_t h, uint64_t x) { return (h ^ x) * 0x9E3779B97F4A7C15u ^ (h >> 29); }
+static uint64_t keyOf(const slimChannelCall* call) {
+  uint64_t h = mix(1, (uint64_t)call->call.collective);
+  h = mix(h, (uint64_t)call->call.type);
+  h = mix(h, (uint64_t)call->call.op);
+  h = mix(h, call->count);
+  return mix(h, (uint64_t)(uint32_t)call->root);
+}
+
+static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_t tensor) {
+  const slimPolicyCall* p = &call->call;
+  switch (p->collective) {
+    case slimCollectiveAllReduce:
+      return slimAllReduce(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, NULL);
+    case slimCollectiveReduceScatter:
+      return slimReduceScatter(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, NULL);
+    case slimCollectiveReduce:
+      return slimReduce(call->send, call->recv, call->count, p->type, p->op, call->root, tensor, c->comm, NULL);
+    case slimCollectiveBroadcast:
+      return slimBroadcast(call->send, call->recv, call->count, p->type, call->root, tensor, c->comm, NULL);
+    case slimCollectiveAllGather:
+      return slimAllGather(call->send, call->recv, call->count, p->type, tensor, c->comm, NULL);
+  }
+  return slimFail(slimInternalError, "collective %d", (int)p->collective);
+}
+
+/* All ranks compare the periods that they see. */
+static slimResult_t learn(slimChannel* c) {
+  int ranks;
+  SLIM_CHECK(slimCommCount(c->comm, &ranks));
+  uint64_t mine = slimCyclePropose(&c->cycle);
+  uint64_t* all = malloc((size_t)ranks * sizeof *all);
+  if (!all) return slimFail(slimSystemError, "no memory for %d proposals", ranks);
+  slimResult_t result = slimAllGather(&mine, all, 1, slimUint64, NULL, c->comm, NULL);
+  bool equal = mine > 0;
+  for (int r = 0; r < ranks && result == slimSuccess; r++) equal &= all[r] == mine;
+  free(all);
+  if (result != slimSuccess) return result;
+  if (equal) {
+    slimCycleCommit(&c->cycle, mine);
+    slimLog(slimLogInfo, "communicator %s: its calls repeat every %llu: error feedback starts", c->name,
+            (unsigned long long)mine);
+  }
+  return slimSuccess;
+}
+
+static void sayBroken(const slimChannel* c) {
+  if (c->cycle.breaks < SLIM_CYCLE_BREAKS)
+    slimLog(slimLogInfo, "communicator %s: a call broke the cycle: feedback memory is dropped, and starts again",
+            c->name);
+  else
+    slimLog(slimLogWarn,
+            "communicator %s: its calls follow no cycle: compressing without feedback from now on, or not at all where "
+            "the codec is biased. Set SLIM_CYCLE to the compressed calls a step, or call slimMarkStep at each step's "
+            "begin",
+            c->name);
+}
+
+/* This rank sees another buffer than the cycle's: asks all ranks to drop it, by a tensor that no two ranks share. */
+static slimResult_t deny(slimChannel* c, slimTensor_t* tensor) {
+  if (!c->denial) {
+    int rank;
+    SLIM_CHECK(slimCommUserRank(c->comm, &rank));
+    SLIM_CHECK(slimTensorCreate(&c->denial, c->comm, "fp32", UINT32_MAX - (uint32_t)rank));
+  }
+  *tensor = c->denial;
+  return slimTensorReset(c->denial);
+}
+
+slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* plain, slimReason* reason) {
+  const uint64_t key = keyOf(call);
+  slimTensor_t tensor = NULL;
+  *plain = false;
+  c->calls++;
+  if (call->action->memory) {
+    if (slimCycleDue(&c->cycle)) SLIM_CHECK(learn(c));
+    const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};
+    const uint64_t steps = __atomic_load_n(&marks, __ATOMIC_RELAXED);
+    uint64_t position;
+    slimCycleVerdict verdict = slimCycleNext(&c->cycle, place, steps, &position);
+    if (verdict == slimCycleKnown)
+      SLIM_CHECK(placeTensor(c, call, position, &tensor));
+    else if (verdict == slimCycleDenied)
+      SLIM_CHECK(deny(c, &tensor));
+    if (tensor) {
+      const slimResult_t result = run(c, call, tensor);
+      if (result != slimInvalidUsage) return result;
+      slimLog(slimLogTrace, "communicator %s: %s", c->name, slimGetLastError());
+      slimCycleBreak(&c->cycle);
+      slimCycleNext(&c->cycle, place, steps, &position);
+    }
+    if (tensor || verdict == slimCycleBroken) {
+      dropState(c);
+      sayBroken(c);
+    }
+    if (call->action->biased) {
+      *plain = true;
+      *reason = slimReasonLearning;
+      return slimSuccess;
+    }
+  }
+  SLIM_CHECK(bareTensor(c, call, key, &tensor));
+  const slimResult_t result = run(c, call, tensor);
+  if (result != slimInvalidUsage) return result;
+  slimLog(slimLogWarn, "communicator %s: %s: handed on uncompressed", c->name, slimGetLastError());
+  *plain = true;
+  *reason = slimReasonDiffer;
+  return slimSuccess;
+}
+
+/* ---- Statistics ------------------------------------------------------------------------------------------------- */
+
+void slimChannelsVisit(const slimVisitor* visitor, void* context) {
+  pthread_mutex_lock(&lock);
+  slimTotals totals = gone;
+  for (slimChannel* c = channels; c; c = c->next) {
+    slimChannelRow row = {c->name, c->order, c->calls, c->cycle.period, 0, NULL, {.size = sizeof row.stats}};
+    visitor->channel(context, &row);
+    for (uint64_t i = 0; i < c->numPlaces + (uint64_t)c->numBare; i++) {
+      slimTensor_t tensor = i < c->numPlaces ? c->places[i] : c->bare[i - c->numPlaces].tensor;
+      if (!tensor || slimTensorGetStats(tensor, &row.stats) != slimSuccess) continue;
+      row.spec = slimTensorSpec(tensor);
+      row.place = i < c->numPlaces ? (int64_t)i : -1;
+      totals.calls += row.stats.calls;
+      totals.plainBytes += row.stats.plainBytes;
+      totals.wireBytes += row.stats.wireBytes;
+      visitor->tensor(context, &row);
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  visitor->end(context, &totals, forwarded);
+}

@@ -1,0 +1,64 @@
+/* A communicator under preload: finds each call's tensor (its place in the cycle) and runs it; what the NCCL and the
+ * MPI preload share above the public API. */
+#ifndef SLIM_CHANNEL_H_
+#define SLIM_CHANNEL_H_
+
+#include "plugin/preload/policy.h"
+#include "plugin/slimccl.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct slimChannel slimChannel;
+
+typedef struct {
+  slimPolicyCall call;
+  const slimPolicyAction* action;
+  const void* send; /* MPI_IN_PLACE and the like resolved: then equal to recv, or at this rank's place in it */
+  void* recv;
+  size_t count; /* as the slim… function takes it */
+  int root;     /* broadcast, reduce */
+} slimChannelCall;
+
+/* Takes comm over, also on error. */
+slimResult_t slimChannelCreate(slimChannel** channel, slimComm_t comm, const slimEnvironment* environment,
+                               uint64_t order, const char* name);
+void slimChannelDestroy(slimChannel* channel);
+uint64_t slimChannelOrder(const slimChannel* channel);
+
+/* Runs the call, or (*plain) leaves it to the caller, on all ranks alike and with no buffer changed: *reason says why.
+ * On error the call has failed for good. */
+slimResult_t slimChannelRun(slimChannel* channel, const slimChannelCall* call, bool* plain, slimReason* reason);
+
+/* The program says that a training step begins (all channels of the process). */
+void slimChannelsMarkStep(void);
+
+/* ---- Statistics ------------------------------------------------------------------------------------------------- */
+
+/* A call that was handed on untouched. */
+void slimCountForwarded(slimReason reason);
+
+/* What a channel, or one of its tensors, did. */
+typedef struct {
+  const char* name;
+  uint64_t order, calls, period; /* of the channel */
+  int64_t place;                 /* of the tensor in the cycle; -1: without state */
+  const char* spec;
+  slimTensorStats_t stats;
+} slimChannelRow;
+typedef struct {
+  uint64_t calls, plainBytes, wireBytes;
+} slimTotals;
+typedef struct {
+  void (*channel)(void* context, const slimChannelRow* row);
+  void (*tensor)(void* context, const slimChannelRow* row);
+  void (*end)(void* context, const slimTotals* totals, const uint64_t forwarded[slimNumReasons]);
+} slimVisitor;
+/* Shows all channels with their tensors, and then the totals, those of tensors that are no more included. */
+void slimChannelsVisit(const slimVisitor* visitor, void* context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,365 @@
+/* libslimccl_mpi.so: under LD_PRELOAD, the sums of an unchanged MPI program travel compressed. MPI's profiling
+ * interface makes it possible: every MPI_X that is defined here hides the library's own, which is still there as
+ * PMPI_X. docs/preload.md. */
+#include <mpi.h>
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "plugin/preload/channel.h"
+#include "plugin/preload/environment.h"
+#include "plugin/preload/log.h"
+#include "plugin/preload/report.h"
+#include "plugin/slimccl_mpi.h"
+
+#define SLIM_EXPORT __attribute__((visibility("default")))
+
+static struct {
+  slimEnvironment environment;
+  slimPolicy* policy;
+  bool on; /* on all ranks */
+  int rank, ranks;
+  MPI_Group group;    /* of all ranks */
+  int keyval;         /* of the attribute that ties a channel to its communicator */
+  atomic_ullong seen; /* communicators */
+} job = {.keyval = MPI_KEYVAL_INVALID};
+static volatile sig_atomic_t reportWanted;
+
+/* ---- Begin and end ---------------------------------------------------------------------------------------------- */
+
+static void onSignal(int signal) {
+  (void)signal;
+  reportWanted = 1;
+}
+
+static void report(void) {
+  const char* stats = job.environment.stats;
+  const bool own = strstr(stats, "%p") || strstr(stats, "%h"); /* each process writes a file */
+  char who[64];
+  snprintf(who, sizeof who, "rank %d of %d", job.rank, job.ranks);
+  if (job.rank == 0 || own) slimReport(stats, who);
+}
+
+static int forget(MPI_Comm comm, int keyval, void* channel, void* extra) {
+  (void)comm, (void)keyval, (void)extra;
+  slimChannelDestroy(channel);
+  return MPI_SUCCESS;
+}
+
+/* On only where no rank found a mistake and all have the same rules and settings. */
+static bool agree(uint64_t mine) {
+  uint64_t low, high, first = mine;
+  PMPI_Allreduce(&mine, &low, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
+  PMPI_Allreduce(&mine, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD);
+  PMPI_Bcast(&first, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
+  if (low != high && first != mine)
+    slimLog(slimLogWarn, "rank %d has other SLIM_* settings than rank 0: SlimCCL is off on all ranks", job.rank);
+  return low == high && mine;
+}
+
+/* After MPI_Init, on all ranks. */
+static void start(void) {
+  if (job.ranks) return;
+  PMPI_Comm_rank(MPI_COMM_WORLD, &job.rank);
+  PMPI_Comm_size(MPI_COMM_WORLD, &job.ranks);
+  PMPI_Comm_group(MPI_COMM_WORLD, &job.group);
+  slimEnvironment* e = &job.environment;
+  slimResult_t result = slimEnvironmentRead(e, environ);
+  if (result == slimSuccess) {
+    slimLogOpen((slimLogLevel)e->debug, e->debugFile);
+    result = slimPolicyCreate(&job.policy, e);
+  } else {
+    *e = (slimEnvironment){.stats = ""};
+  }
+  if (result != slimSuccess) slimLog(slimLogWarn, "%s. SlimCCL is off", slimGetLastError());
+  char name[64];
+  const char* nearest;
+  for (int i = 0; job.rank == 0 && (nearest = slimEnvironmentUnknown(environ, i, name)); i++)
+    slimLog(slimLogWarn, "%s is no variable of SlimCCL: did you mean %s?", name, nearest);
+  job.on = agree(result == slimSuccess ? slimPolicyHash(job.policy) | 1 : 0) && !e->disable;
+  if (!job.on) return;
+  PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &job.keyval, NULL);
+  struct sigaction before;
+  if (*e->stats && sigaction(SIGUSR1, NULL, &before) == 0 && before.sa_handler == SIG_DFL) signal(SIGUSR1, onSignal);
+  char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length;
+  PMPI_Get_library_version(library, &length);
+  library[strcspn(library, ",\n")] = 0;
+  if (job.rank == 0)
+    slimLog(slimLogInfo, "SlimCCL %d.%d.%d over %s, %d ranks: SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR, SLIM_MINOR,
+            SLIM_PATCH, library, job.ranks, *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
+}
+
+SLIM_EXPORT int MPI_Init(int* argc, char*** argv) {
+  const int code = PMPI_Init(argc, argv);
+  if (code == MPI_SUCCESS) start();
+  return code;
+}
+
+SLIM_EXPORT int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
+  const int code = PMPI_Init_thread(argc, argv, required, provided);
+  if (code == MPI_SUCCESS) start();
+  return code;
+}
+
+SLIM_EXPORT int MPI_Finalize(void) {
+  if (job.on) report();
+  return PMPI_Finalize();
+}
+
+/* ---- Calls ------------------------------------------------------------------------------------------------------ */
+
+static bool typeOf(MPI_Datatype type, slimDataType_t* out) {
+  if (type == MPI_FLOAT || type == MPI_REAL || type == MPI_REAL4) return *out = slimFloat32, true;
+  if (type == MPI_DOUBLE || type == MPI_DOUBLE_PRECISION || type == MPI_REAL8) return *out = slimFloat64, true;
+  return false;
+}
+
+/* All of comm's processes belong to this job (none was spawned by another). */
+static bool isOurs(MPI_Comm comm) {
+  MPI_Group group, common;
+  int size, shared;
+  PMPI_Comm_size(comm, &size);
+  PMPI_Comm_group(comm, &group);
+  PMPI_Group_intersection(group, job.group, &common);
+  PMPI_Group_size(common, &shared);
+  PMPI_Group_free(&group);
+  PMPI_Group_free(&common);
+  return shared == size;
+}
+
+/* comm's channel; made at the communicator's first call that may be compressed, in which all its ranks take part. NULL:
+ * none can be. */
+static slimChannel* channelOf(MPI_Comm comm) {
+  slimChannel* channel = NULL;
+  int found = 0;
+  PMPI_Comm_get_attr(comm, job.keyval, &channel, &found);
+  if (found) return channel;
+  if (isOurs(comm)) {
+    /* Its number is the same on all its ranks. */
+    unsigned long long order = atomic_load(&job.seen);
+    PMPI_Allreduce(MPI_IN_PLACE, &order, 1, MPI_UNSIGNED_LONG_LONG, MPI_MAX, comm);
+    atomic_store(&job.seen, order + 1);
+    char name[MPI_MAX_OBJECT_NAME] = "";
+    int length;
+    PMPI_Comm_get_name(comm, name, &length);
+    slimConfig_t config = SLIM_CONFIG_INITIALIZER;
+    config.seed = job.environment.seed;
+    config.timeout = job.environment.timeout;
+    slimComm_t own;
+    if (slimCommInitMPI(&own, comm, &config) != slimSuccess ||
+        slimChannelCreate(&channel, own, &job.environment, order, name) != slimSuccess) {
+      slimLog(slimLogWarn, "communicator %s stays plain: %s", name, slimGetLastError());
+      channel = NULL;
+    }
+  }
+  PMPI_Comm_set_attr(comm, job.keyval, channel);
+  return channel;
+}
+
+/* One collective call of the program. */
+typedef struct {
+  slimCollective collective;
+  const void* send;
+  void* recv;
+  size_t count; /* as slimAllReduce, … take it */
+  MPI_Datatype type;
+  MPI_Op op;
+  int root;
+  MPI_Comm comm;
+} mpiCall;
+
+static bool untouched(slimReason reason) {
+  slimCountForwarded(reason);
+  return false;
+}
+
+/* true: done, with *code for the program; false: hand it on. The answer is the same on all ranks of the communicator.
+ */
+static bool compressed(const mpiCall* m, int* code) {
+  if (!job.on) return false;
+  if (reportWanted) {
+    reportWanted = 0;
+    report();
+  }
+  int inter = 0;
+  slimChannelCall call = {.call = {.collective = m->collective, .op = slimSum, .name = ""},
+                          .send = m->send,
+                          .recv = m->recv,
+                          .count = m->count,
+                          .root = m->root};
+  slimPolicyCall* p = &call.call;
+  if (!typeOf(m->type, &p->type)) return untouched(slimReasonType);
+  if (m->op != MPI_SUM) return untouched(slimReasonOp);
+  if (m->comm == MPI_COMM_NULL || PMPI_Comm_test_inter(m->comm, &inter) != MPI_SUCCESS || inter)
+    return untouched(slimReasonShape);
+  PMPI_Comm_size(m->comm, &p->ranks);
+  if (p->ranks < 2) return untouched(slimReasonRanks);
+  const bool parts = m->collective == slimCollectiveReduceScatter || m->collective == slimCollectiveAllGather;
+  p->bytes = (uint64_t)m->count * slimTypeBytes(p->type) * (uint64_t)(parts ? p->ranks : 1);
+  p->whole = p->ranks == job.ranks;
+  char name[MPI_MAX_OBJECT_NAME] = "";
+  int length;
+  PMPI_Comm_get_name(m->comm, name, &length);
+  p->name = name;
+  slimChannel* channel = NULL;
+  if (slimPolicyUsesOrder(job.policy)) {
+    channel = channelOf(m->comm);
+    if (!channel) return untouched(slimReasonShape);
+    p->order = slimChannelOrder(channel);
+  }
+  slimReason reason;
+  call.action = slimPolicyFind(job.policy, p, &reason);
+  if (!call.action) return untouched(reason);
+  channel = channelOf(m->comm);
+  if (!channel) return untouched(slimReasonShape);
+  bool plain;
+  const slimResult_t result = slimChannelRun(channel, &call, &plain, &reason);
+  if (result == slimSuccess && plain) return untouched(reason);
+  *code = MPI_SUCCESS;
+  if (result != slimSuccess) {
+    slimLog(slimLogWarn, "%s", slimGetLastError());
+    PMPI_Comm_call_errhandler(m->comm, MPI_ERR_OTHER);
+    *code = MPI_ERR_OTHER;
+  }
+  return true;
+}
+
+/* What a caller gave for "my part is in the receive buffer". */
+static const void* orOwn(const void* send, const void* own) { return send == MPI_IN_PLACE ? own : send; }
+static size_t bytesOf(MPI_Datatype type) {
+  int size = 0;
+  PMPI_Type_size(type, &size);
+  return (size_t)size;
+}
+
+SLIM_EXPORT int MPI_Allreduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+  int code;
+  const mpiCall call = {slimCollectiveAllReduce, orOwn(send, recv), recv, (size_t)count, type, op, 0, comm};
+  if (count >= 0 && compressed(&call, &code)) return code;
+  return PMPI_Allreduce(send, recv, count, type, op, comm);
+}
+
+SLIM_EXPORT int MPI_Reduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, int root,
+                           MPI_Comm comm) {
+  int code;
+  const mpiCall call = {slimCollectiveReduce, orOwn(send, recv), recv, (size_t)count, type, op, root, comm};
+  if (count >= 0 && compressed(&call, &code)) return code;
+  return PMPI_Reduce(send, recv, count, type, op, root, comm);
+}
+
+SLIM_EXPORT int MPI_Bcast(void* buffer, int count, MPI_Datatype type, int root, MPI_Comm comm) {
+  int code;
+  const mpiCall call = {slimCollectiveBroadcast, buffer, buffer, (size_t)count, type, MPI_SUM, root, comm};
+  if (count >= 0 && compressed(&call, &code)) return code;
+  return PMPI_Bcast(buffer, count, type, root, comm);
+}
+
+/* MPI wants the result of an in-place call at the buffer's begin, NCCL at the rank's place. */
+static bool scattered(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm, int* code) {
+  void* place = recv;
+  if (send == MPI_IN_PLACE) {
+    int rank;
+    PMPI_Comm_rank(comm, &rank);
+    place = (char*)recv + (size_t)rank * (size_t)count * bytesOf(type);
+  }
+  const mpiCall call = {slimCollectiveReduceScatter, orOwn(send, recv), place, (size_t)count, type, op, 0, comm};
+  if (!compressed(&call, code)) return false;
+  if (place != recv && *code == MPI_SUCCESS) memmove(recv, place, (size_t)count * bytesOf(type));
+  return true;
+}
+
+SLIM_EXPORT int MPI_Reduce_scatter_block(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op,
+                                         MPI_Comm comm) {
+  int code;
+  if (job.on && count >= 0 && scattered(send, recv, count, type, op, comm, &code)) return code;
+  return PMPI_Reduce_scatter_block(send, recv, count, type, op, comm);
+}
+
+SLIM_EXPORT int MPI_Reduce_scatter(const void* send, void* recv, const int counts[], MPI_Datatype type, MPI_Op op,
+                                   MPI_Comm comm) {
+  int code, ranks = 0;
+  if (job.on && PMPI_Comm_size(comm, &ranks) == MPI_SUCCESS) {
+    int equal = 1;
+    while (equal < ranks && counts[equal] == counts[0]) equal++;
+    if (equal < ranks)
+      slimCountForwarded(slimReasonShape);
+    else if (counts[0] >= 0 && scattered(send, recv, counts[0], type, op, comm, &code))
+      return code;
+  }
+  return PMPI_Reduce_scatter(send, recv, counts, type, op, comm);
+}
+
+SLIM_EXPORT int MPI_Allgather(const void* send, int sendCount, MPI_Datatype sendType, void* recv, int recvCount,
+                              MPI_Datatype recvType, MPI_Comm comm) {
+  int code, rank;
+  if (job.on && recvCount >= 0 && (send == MPI_IN_PLACE || (sendCount == recvCount && sendType == recvType))) {
+    PMPI_Comm_rank(comm, &rank);
+    const void* own = (const char*)recv + (size_t)rank * (size_t)recvCount * bytesOf(recvType);
+    const mpiCall call = {
+        slimCollectiveAllGather, orOwn(send, own), recv, (size_t)recvCount, recvType, MPI_SUM, 0, comm};
+    if (compressed(&call, &code)) return code;
+  }
+  return PMPI_Allgather(send, sendCount, sendType, recv, recvCount, recvType, comm);
+}
+
+/* The program's own word that a training step begins: see docs/preload.md. */
+SLIM_EXPORT void slimMarkStep(void) { slimChannelsMarkStep(); }
+
+/* ---- Fortran: the same calls by the names that gfortran and its kin give them ----------------------------------- */
+
+/* Open MPI's and MPICH's Fortran constants are recognised by their addresses. */
+static void* address(const void* buffer) {
+  static const char* const inPlace[] = {"mpi_fortran_in_place_", "MPIR_F_MPI_IN_PLACE"};
+  static const char* const bottom[] = {"mpi_fortran_bottom_", "MPIR_F_MPI_BOTTOM"};
+  for (int i = 0; i < 2; i++) {
+    void* symbol = dlsym(RTLD_DEFAULT, inPlace[i]);
+    if (symbol && buffer == (i ? *(void**)symbol : symbol)) return MPI_IN_PLACE;
+    symbol = dlsym(RTLD_DEFAULT, bottom[i]);
+    if (symbol && buffer == (i ? *(void**)symbol : symbol)) return MPI_BOTTOM;
+  }
+  return (void*)(uintptr_t)buffer;
+}
+
+SLIM_EXPORT void mpi_init_(MPI_Fint* code) { *code = MPI_Init(NULL, NULL); }
+SLIM_EXPORT void mpi_init_thread_(const MPI_Fint* required, MPI_Fint* provided, MPI_Fint* code) {
+  int level = 0;
+  *code = MPI_Init_thread(NULL, NULL, *required, &level);
+  *provided = level;
+}
+SLIM_EXPORT void mpi_finalize_(MPI_Fint* code) { *code = MPI_Finalize(); }
+SLIM_EXPORT void mpi_allreduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
+                                const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
+  *code =
+      MPI_Allreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), MPI_Comm_f2c(*comm));
+}
+SLIM_EXPORT void mpi_reduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
+                             const MPI_Fint* op, const MPI_Fint* root, const MPI_Fint* comm, MPI_Fint* code) {
+  *code = MPI_Reduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), *root,
+                     MPI_Comm_f2c(*comm));
+}
+SLIM_EXPORT void mpi_bcast_(void* buffer, const MPI_Fint* count, const MPI_Fint* type, const MPI_Fint* root,
+                            const MPI_Fint* comm, MPI_Fint* code) {
+  *code = MPI_Bcast(address(buffer), *count, MPI_Type_f2c(*type), *root, MPI_Comm_f2c(*comm));
+}
+SLIM_EXPORT void mpi_reduce_scatter_block_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
+                                           const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
+  *code = MPI_Reduce_scatter_block(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                                   MPI_Comm_f2c(*comm));
+}
+_Static_assert(sizeof(MPI_Fint) == sizeof(int), "Fortran's integers are C's");
+SLIM_EXPORT void mpi_reduce_scatter_(const void* send, void* recv, const MPI_Fint* counts, const MPI_Fint* type,
+                                     const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
+  *code = MPI_Reduce_scatter(address(send), address(recv), counts, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                             MPI_Comm_f2c(*comm));
+}
+SLIM_EXPORT void mpi_allgather_(const void* send, const MPI_Fint* sendCount, const MPI_Fint* sendType, void* recv,
+                                const MPI_Fint* recvCount, const MPI_Fint* recvType, const MPI_Fint* comm,
+                                MPI_Fint* code) {
+  *code = MPI_Allgather(address(send), *sendCount, MPI_Type_f2c(*sendType), address(recv), *recvCount,
+                        MPI_Type_f2c(*recvType), MPI_Comm_f2c(*comm));
+}
