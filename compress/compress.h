@@ -77,10 +77,9 @@ typedef struct slimCompressor {
 /* Parses and compiles spec (docs/specs.md). On error the message says "spec:1:COLUMN: what; what would be right". */
 slimResult_t slimCompressorCreate(slimCompressor** compressor, const char* spec);
 void slimCompressorDestroy(slimCompressor* compressor);
-/* Writes spec without its feedback into out: the bare codecs, for calls that have no state. */
-slimResult_t slimSpecWithoutFeedback(const char* spec, char* out, size_t size);
-/* Writes spec without its feedback into out, both directions: its bare codecs, for calls that have no state. */
-slimResult_t slimSpecWithoutFeedback(const char* spec, char* out, size_t size);
+/* Writes spec into out, on request without its feedback (bare codecs, for calls that have no state) or without its
+ * downlink (for collectives that have none). A downlink that spec does not name is not written either. */
+slimResult_t slimSpecPart(const char* spec, bool feedback, bool downlink, char* out, size_t size);
 /* XXH3-64 of "text#type" (format.md §4). */
 uint64_t slimCompressorHash(const slimCompressor* compressor, slimDataType_t type);
 

@@ -392,16 +392,16 @@ slimResult_t slimCompressorCreate(slimCompressor** out, const char* spec) {
   return result;
 }
 
-slimResult_t slimSpecWithoutFeedback(const char* spec, char* out, size_t size) {
+slimResult_t slimSpecPart(const char* spec, bool feedback, bool downlink, char* out, size_t size) {
   slimSpecNode *up = NULL, *down = NULL;
   const pointLocale locale = enterPoint();
   slimResult_t result = slimSpecParse(spec, &up, &down);
   if (result == slimSuccess) {
     snprintf(out, size, "up=");
-    slimSpecPrint(up->name->kind == slimIsFeedback ? up->child[0] : up, out, size);
-    if (down) {
+    slimSpecPrint(up->name->kind == slimIsFeedback && !feedback ? up->child[0] : up, out, size);
+    if (down && downlink) {
       strncat(out, "; down=", size - strlen(out) - 1);
-      slimSpecPrint(down->name->kind == slimIsFeedback ? down->child[0] : down, out, size);
+      slimSpecPrint(down->name->kind == slimIsFeedback && !feedback ? down->child[0] : down, out, size);
     }
   }
   leavePoint(locale);

@@ -103,6 +103,12 @@ void slimChannelDestroy(slimChannel* c) {
 
 uint64_t slimChannelOrder(const slimChannel* c) { return c->order; }
 
+static const char* specOf(const slimChannelCall* call, int part) {
+  const slimCollective c = call->call.collective;
+  const bool both = c == slimCollectiveAllReduce || c == slimCollectiveReduce;
+  return call->action->spec[part | (both ? 0 : slimSpecOneWay)];
+}
+
 static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint64_t key, slimTensor_t* tensor) {
   for (int i = 0; i < c->numBare; i++)
     if (c->bare[i].key == key) return *tensor = c->bare[i].tensor, slimSuccess;
@@ -111,7 +117,7 @@ static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint
   stateless* grown = realloc(c->bare, (size_t)(c->numBare + 1) * sizeof *grown);
   if (!grown) return slimFail(slimSystemError, "no memory for a tensor");
   c->bare = grown;
-  SLIM_CHECK(slimTensorCreate(tensor, c->comm, call->action->stateless, c->slots));
+  SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecStateless), c->slots));
   c->slots++;
   c->bare[c->numBare++] = (stateless){key, *tensor};
   return slimSuccess;
@@ -126,7 +132,7 @@ static slimResult_t placeTensor(slimChannel* c, const slimChannelCall* call, uin
     c->numPlaces = place + 1;
   }
   if (!c->places[place]) {
-    SLIM_CHECK(slimTensorCreate(&c->places[place], c->comm, call->action->spec, c->slots));
+    SLIM_CHECK(slimTensorCreate(&c->places[place], c->comm, specOf(call, slimSpecFull), c->slots));
     c->slots++;
   }
   *tensor = c->places[place];
@@ -160,6 +166,8 @@ static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_
   }
   return slimFail(slimInternalError, "collective %d", (int)p->collective);
 }
+
+slimResult_t slimChannelRunPlain(slimChannel* c, const slimChannelCall* call) { return run(c, call, NULL); }
 
 /* All ranks compare the periods that they see. */
 static slimResult_t learn(slimChannel* c) {
@@ -255,7 +263,7 @@ void slimChannelsVisit(const slimVisitor* visitor, void* context) {
     visitor->channel(context, &row);
     for (uint64_t i = 0; i < c->numPlaces + (uint64_t)c->numBare; i++) {
       slimTensor_t tensor = i < c->numPlaces ? c->places[i] : c->bare[i - c->numPlaces].tensor;
-      if (!tensor || slimTensorGetStats(tensor, &row.stats) != slimSuccess) continue;
+      if (!tensor || slimTensorGetStats(tensor, &row.stats) != slimSuccess || !row.stats.calls) continue;
       row.spec = slimTensorSpec(tensor);
       row.place = i < c->numPlaces ? (int64_t)i : -1;
       totals.calls += row.stats.calls;

@@ -31,6 +31,9 @@ uint64_t slimChannelOrder(const slimChannel* channel);
  * On error the call has failed for good. */
 slimResult_t slimChannelRun(slimChannel* channel, const slimChannelCall* call, bool* plain, slimReason* reason);
 
+/* The same call uncompressed, for callers that cannot take it back. */
+slimResult_t slimChannelRunPlain(slimChannel* channel, const slimChannelCall* call);
+
 /* The program says that a training step begins (all channels of the process). */
 void slimChannelsMarkStep(void);
 

@@ -7,12 +7,14 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "plugin/preload/channel.h"
 #include "plugin/preload/environment.h"
 #include "plugin/preload/log.h"
+#include "plugin/preload/queue.h"
 #include "plugin/preload/report.h"
 #include "plugin/slimccl_mpi.h"
 
@@ -26,6 +28,7 @@ static struct {
   MPI_Group group;    /* of all ranks */
   int keyval;         /* of the attribute that ties a channel to its communicator */
   atomic_ullong seen; /* communicators */
+  bool threads;       /* MPI_THREAD_MULTIPLE is given, on all ranks */
 } job = {.keyval = MPI_KEYVAL_INVALID};
 static volatile sig_atomic_t reportWanted;
 
@@ -44,9 +47,19 @@ static void report(void) {
   if (job.rank == 0 || own) slimReport(stats, who);
 }
 
-static int forget(MPI_Comm comm, int keyval, void* channel, void* extra) {
+/* What is tied to a communicator of the program. */
+typedef struct {
+  slimChannel* channel;
+  slimQueue* queue; /* of its nonblocking calls; made at the first one */
+} tie;
+
+static int forget(MPI_Comm comm, int keyval, void* attribute, void* extra) {
   (void)comm, (void)keyval, (void)extra;
-  slimChannelDestroy(channel);
+  tie* l = attribute;
+  if (!l) return MPI_SUCCESS;
+  slimQueueDestroy(l->queue);
+  slimChannelDestroy(l->channel);
+  free(l);
   return MPI_SUCCESS;
 }
 
@@ -60,6 +73,8 @@ static bool agree(uint64_t mine) {
     slimLog(slimLogWarn, "rank %d has other SLIM_* settings than rank 0: SlimCCL is off on all ranks", job.rank);
   return low == high && mine;
 }
+
+static tie* tieOf(MPI_Comm comm, bool make);
 
 /* After MPI_Init, on all ranks. */
 static void start(void) {
@@ -85,6 +100,11 @@ static void start(void) {
   PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &job.keyval, NULL);
   struct sigaction before;
   if (*e->stats && sigaction(SIGUSR1, NULL, &before) == 0 && before.sa_handler == SIG_DFL) signal(SIGUSR1, onSignal);
+  int level = MPI_THREAD_SINGLE;
+  PMPI_Query_thread(&level);
+  PMPI_Allreduce(MPI_IN_PLACE, &level, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  job.threads = level == MPI_THREAD_MULTIPLE;
+  if (job.threads && job.ranks > 1) tieOf(MPI_COMM_WORLD, true); /* nonblocking calls cannot make it */
   char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length;
   PMPI_Get_library_version(library, &length);
@@ -132,13 +152,14 @@ static bool isOurs(MPI_Comm comm) {
   return shared == size;
 }
 
-/* comm's channel; made at the communicator's first call that may be compressed, in which all its ranks take part. NULL:
- * none can be. */
-static slimChannel* channelOf(MPI_Comm comm) {
-  slimChannel* channel = NULL;
+/* What is tied to comm; made where it is not there yet, in which all ranks of comm must take part. NULL: it stays
+ * plain.
+ */
+static tie* tieOf(MPI_Comm comm, bool make) {
+  tie* l = NULL;
   int found = 0;
-  PMPI_Comm_get_attr(comm, job.keyval, &channel, &found);
-  if (found) return channel;
+  PMPI_Comm_get_attr(comm, job.keyval, &l, &found);
+  if (found || !make) return l;
   if (isOurs(comm)) {
     /* Its number is the same on all its ranks. */
     unsigned long long order = atomic_load(&job.seen);
@@ -151,14 +172,17 @@ static slimChannel* channelOf(MPI_Comm comm) {
     config.seed = job.environment.seed;
     config.timeout = job.environment.timeout;
     slimComm_t own;
-    if (slimCommInitMPI(&own, comm, &config) != slimSuccess ||
-        slimChannelCreate(&channel, own, &job.environment, order, name) != slimSuccess) {
+    l = calloc(1, sizeof *l);
+    /* Without memory there is no way to tell the others, who then wait in vain and name this rank. */
+    if (l && (slimCommInitMPI(&own, comm, &config) != slimSuccess ||
+              slimChannelCreate(&l->channel, own, &job.environment, order, name) != slimSuccess)) {
       slimLog(slimLogWarn, "communicator %s stays plain: %s", name, slimGetLastError());
-      channel = NULL;
+      free(l);
+      l = NULL;
     }
   }
-  PMPI_Comm_set_attr(comm, job.keyval, channel);
-  return channel;
+  PMPI_Comm_set_attr(comm, job.keyval, l);
+  return l;
 }
 
 /* One collective call of the program. */
@@ -178,21 +202,21 @@ static bool untouched(slimReason reason) {
   return false;
 }
 
-/* true: done, with *code for the program; false: hand it on. The answer is the same on all ranks of the communicator.
- */
-static bool compressed(const mpiCall* m, int* code) {
+/* What to do with a call: a compressed one has an action. The same on all ranks of the communicator. blocking: ranks
+ * may wait for each other here. */
+static bool decide(const mpiCall* m, bool blocking, slimChannelCall* call, tie** to) {
   if (!job.on) return false;
   if (reportWanted) {
     reportWanted = 0;
     report();
   }
   int inter = 0;
-  slimChannelCall call = {.call = {.collective = m->collective, .op = slimSum, .name = ""},
-                          .send = m->send,
-                          .recv = m->recv,
-                          .count = m->count,
-                          .root = m->root};
-  slimPolicyCall* p = &call.call;
+  *call = (slimChannelCall){.call = {.collective = m->collective, .op = slimSum},
+                            .send = m->send,
+                            .recv = m->recv,
+                            .count = m->count,
+                            .root = m->root};
+  slimPolicyCall* p = &call->call;
   if (!typeOf(m->type, &p->type)) return untouched(slimReasonType);
   if (m->op != MPI_SUM) return untouched(slimReasonOp);
   if (m->comm == MPI_COMM_NULL || PMPI_Comm_test_inter(m->comm, &inter) != MPI_SUCCESS || inter)
@@ -206,19 +230,28 @@ static bool compressed(const mpiCall* m, int* code) {
   int length;
   PMPI_Comm_get_name(m->comm, name, &length);
   p->name = name;
-  slimChannel* channel = NULL;
   if (slimPolicyUsesOrder(job.policy)) {
-    channel = channelOf(m->comm);
-    if (!channel) return untouched(slimReasonShape);
-    p->order = slimChannelOrder(channel);
+    *to = tieOf(m->comm, blocking);
+    if (!*to) return untouched(slimReasonShape);
+    p->order = slimChannelOrder((*to)->channel);
   }
   slimReason reason;
-  call.action = slimPolicyFind(job.policy, p, &reason);
-  if (!call.action) return untouched(reason);
-  channel = channelOf(m->comm);
-  if (!channel) return untouched(slimReasonShape);
+  call->action = slimPolicyFind(job.policy, p, &reason);
+  p->name = "";
+  if (!call->action) return untouched(reason);
+  *to = tieOf(m->comm, blocking);
+  return *to || untouched(slimReasonShape);
+}
+
+/* true: done, with *code for the program; false: hand it on. */
+static bool compressed(const mpiCall* m, int* code) {
+  slimChannelCall call;
+  tie* l;
+  slimReason reason;
   bool plain;
-  const slimResult_t result = slimChannelRun(channel, &call, &plain, &reason);
+  if (!decide(m, true, &call, &l)) return false;
+  if (l->queue) slimQueueDrain(l->queue); /* calls keep their order */
+  const slimResult_t result = slimChannelRun(l->channel, &call, &plain, &reason);
   if (result == slimSuccess && plain) return untouched(reason);
   *code = MPI_SUCCESS;
   if (result != slimSuccess) {
@@ -242,6 +275,65 @@ SLIM_EXPORT int MPI_Allreduce(const void* send, void* recv, int count, MPI_Datat
   const mpiCall call = {slimCollectiveAllReduce, orOwn(send, recv), recv, (size_t)count, type, op, 0, comm};
   if (count >= 0 && compressed(&call, &code)) return code;
   return PMPI_Allreduce(send, recv, count, type, op, comm);
+}
+
+/* A nonblocking sum is done by the communicator's own thread; a generalized request tells the program when. */
+typedef struct {
+  slimChannel* channel;
+  slimChannelCall call;
+  MPI_Request request;
+  slimResult_t result;
+} pending;
+
+static void perform(void* context) {
+  pending* p = context;
+  bool plain = false;
+  slimReason reason;
+  p->result = slimChannelRun(p->channel, &p->call, &plain, &reason);
+  if (p->result == slimSuccess && plain) {
+    slimCountForwarded(reason);
+    p->result = slimChannelRunPlain(p->channel, &p->call);
+  }
+  if (p->result != slimSuccess) slimLog(slimLogWarn, "%s", slimGetLastError());
+  PMPI_Grequest_complete(p->request); /* p belongs to the request, which may be freed now */
+}
+static int query(void* context, MPI_Status* status) {
+  PMPI_Status_set_elements(status, MPI_BYTE, 0);
+  PMPI_Status_set_cancelled(status, 0);
+  status->MPI_SOURCE = status->MPI_TAG = MPI_UNDEFINED;
+  return ((pending*)context)->result == slimSuccess ? MPI_SUCCESS : MPI_ERR_OTHER;
+}
+static int release(void* context) {
+  free(context);
+  return MPI_SUCCESS;
+}
+static int keepOn(void* context, int complete) {
+  (void)context, (void)complete;
+  return MPI_SUCCESS;
+}
+
+SLIM_EXPORT int MPI_Iallreduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+                               MPI_Request* request) {
+  const mpiCall call = {slimCollectiveAllReduce, orOwn(send, recv), recv, (size_t)count, type, op, 0, comm};
+  tie* l;
+  if (job.on && !job.threads) {
+    slimCountForwarded(slimReasonThread);
+    return PMPI_Iallreduce(send, recv, count, type, op, comm, request);
+  }
+  pending* p = job.on ? calloc(1, sizeof *p) : NULL;
+  if (p && count >= 0 && decide(&call, false, &p->call, &l)) {
+    p->channel = l->channel;
+    if ((l->queue || slimQueueCreate(&l->queue) == slimSuccess) &&
+        PMPI_Grequest_start(query, release, keepOn, p, &p->request) == MPI_SUCCESS) {
+      *request = p->request;
+      if (slimQueuePush(l->queue, perform, p) == slimSuccess) return MPI_SUCCESS;
+    }
+    slimLog(slimLogWarn, "MPI_Iallreduce: %s", slimGetLastError());
+    PMPI_Comm_call_errhandler(comm, MPI_ERR_OTHER);
+    return MPI_ERR_OTHER;
+  }
+  free(p);
+  return PMPI_Iallreduce(send, recv, count, type, op, comm, request);
 }
 
 SLIM_EXPORT int MPI_Reduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, int root,
@@ -336,6 +428,13 @@ SLIM_EXPORT void mpi_allreduce_(const void* send, void* recv, const MPI_Fint* co
                                 const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
   *code =
       MPI_Allreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), MPI_Comm_f2c(*comm));
+}
+SLIM_EXPORT void mpi_iallreduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
+                                 const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* request, MPI_Fint* code) {
+  MPI_Request started = MPI_REQUEST_NULL;
+  *code = MPI_Iallreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                         MPI_Comm_f2c(*comm), &started);
+  *request = MPI_Request_c2f(started);
 }
 SLIM_EXPORT void mpi_reduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
                              const MPI_Fint* op, const MPI_Fint* root, const MPI_Fint* comm, MPI_Fint* code) {

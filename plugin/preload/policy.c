@@ -41,15 +41,17 @@ static slimResult_t compile(slimPolicyAction* action, const char* spec) {
   slimCompressor *full, *bare;
   SLIM_CHECK(slimCompressorCreate(&full, spec));
   action->memory = full->up.feedback.kind != slimFeedbackNone || full->down.feedback.kind != slimFeedbackNone;
-  action->spec = strdup(full->text);
   slimCompressorDestroy(full);
-  char text[4096];
-  SLIM_CHECK(slimSpecWithoutFeedback(spec, text, sizeof text));
-  SLIM_CHECK(slimCompressorCreate(&bare, text));
+  for (int i = 0; i < 4; i++) {
+    char text[4096];
+    SLIM_CHECK(slimSpecPart(spec, !(i & slimSpecStateless), !(i & slimSpecOneWay), text, sizeof text));
+    action->spec[i] = strdup(text);
+    if (!action->spec[i]) return slimFail(slimSystemError, "no memory for a policy");
+  }
+  SLIM_CHECK(slimCompressorCreate(&bare, action->spec[slimSpecStateless]));
   action->biased = !isfinite(slimTreeClass(bare->up.tree).omega) || !isfinite(slimTreeClass(bare->down.tree).omega);
-  action->stateless = strdup(bare->text);
   slimCompressorDestroy(bare);
-  return action->spec && action->stateless ? slimSuccess : slimFail(slimSystemError, "no memory for a policy");
+  return slimSuccess;
 }
 
 /* ---- The file: "key=value … -> spec", a rule a line ------------------------------------------------------------- */
@@ -235,8 +237,7 @@ void slimPolicyDestroy(slimPolicy* policy) {
   if (!policy) return;
   for (int i = 0; i < policy->n; i++) {
     free(policy->rules[i].name);
-    free(policy->rules[i].action.spec);
-    free(policy->rules[i].action.stateless);
+    for (int j = 0; j < 4; j++) free(policy->rules[i].action.spec[j]);
   }
   free(policy->rules);
   free(policy);
@@ -269,7 +270,7 @@ const slimPolicyAction* slimPolicyFind(const slimPolicy* policy, const slimPolic
         !among(r->ops, (int)call->op) || !in(r->bytes, call->bytes) || !in(r->ranks, (uint64_t)call->ranks) ||
         !in(r->order, call->order) || (r->name && fnmatch(r->name, call->name, 0)))
       continue;
-    if (!r->action.spec) return *reason = slimReasonOff, NULL;
+    if (!r->action.spec[0]) return *reason = slimReasonOff, NULL;
     if (r->everyone && !call->whole) {
       *reason = slimReasonGroup;
       continue;

@@ -33,6 +33,7 @@ typedef struct {
   X(NoRule, "no rule matches")                                                   \
   X(Off, "a rule says off")                                                      \
   X(Learning, "its codec is biased, and the cycle is not known yet")             \
+  X(Thread, "nonblocking, and MPI_THREAD_MULTIPLE is not given")                 \
   X(Shape, "not supported in this form")                                         \
   X(Differ, "ranks or settings differ")                                          \
   X(Disabled, "SlimCCL is off")
@@ -41,11 +42,11 @@ typedef enum { SLIM_REASONS(SLIM_REASON_) slimNumReasons } slimReason;
 #undef SLIM_REASON_
 const char* slimReasonText(slimReason reason);
 
+enum { slimSpecFull = 0, slimSpecStateless = 1, slimSpecOneWay = 2 };
 typedef struct {
-  char* spec;      /* NULL: off */
-  char* stateless; /* the same without feedback */
-  bool memory;     /* spec has feedback */
-  bool biased;     /* stateless is not unbiased: without its feedback it would hurt */
+  char* spec[4]; /* as written; without feedback; each without downlink too. All NULL: off */
+  bool memory;   /* it has feedback */
+  bool biased;   /* without it, it is not unbiased, and would hurt */
 } slimPolicyAction;
 
 typedef struct slimPolicy slimPolicy;

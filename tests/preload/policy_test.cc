@@ -46,7 +46,7 @@ class Policy {
   std::string Find(slimPolicyCall call) {
     slimReason reason;
     const slimPolicyAction* action = slimPolicyFind(policy_, &call, &reason);
-    return action ? action->spec : std::string("[") + slimReasonText(reason) + "]";
+    return action ? action->spec[slimSpecFull] : std::string("[") + slimReasonText(reason) + "]";
   }
   const slimPolicyAction* Action(slimPolicyCall call) {
     slimReason reason;
@@ -103,7 +103,12 @@ TEST(Policy, WhatTheSpecNeeds) {
   EXPECT_TRUE(unbiased.Action(Gradient())->memory);
   EXPECT_FALSE(unbiased.Action(Gradient())->biased);
   EXPECT_FALSE(bare.Action(Gradient())->memory);
-  EXPECT_STREQ(unbiased.Action(Gradient())->stateless, "up=ternary; down=ternary");
+  EXPECT_STREQ(unbiased.Action(Gradient())->spec[slimSpecStateless], "up=ternary");
+  Policy both("", "up=diana(ternary); down=ef(qsgd(bits=8))");
+  EXPECT_STREQ(both.Action(Gradient())->spec[slimSpecFull], "up=diana(ternary); down=ef(qsgd(bits=8))");
+  EXPECT_STREQ(both.Action(Gradient())->spec[slimSpecStateless], "up=ternary; down=qsgd(bits=8)");
+  EXPECT_STREQ(both.Action(Gradient())->spec[slimSpecOneWay], "up=diana(ternary)");
+  EXPECT_STREQ(both.Action(Gradient())->spec[slimSpecOneWay | slimSpecStateless], "up=ternary");
 }
 
 TEST(Policy, TheFirstRuleThatMatchesWins) {

@@ -1,0 +1,203 @@
+// libslimccl_mpi.so under programs that know nothing of it. Arguments: mpirun, the library, the client, the mpi4py
+// program.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+
+namespace {
+
+std::string mpirun, library, client, training;
+
+struct Result {
+  int status = -1;
+  std::map<std::string, double> values;  // "name value" lines
+  std::string text;                      // everything, stderr too
+};
+
+// environment: "NAME='value' …", for the shell.
+Result Launch(int ranks, const std::string& environment, const std::string& program, bool preload = true) {
+  std::string folder = "/tmp/slim.XXXXXX";
+  if (!mkdtemp(folder.data())) return {};
+  const std::string command =
+      "cd " + folder + " && TMPDIR=" + folder + " OMPI_MCA_btl_vader_backing_directory=" + folder + " " + environment +
+      " " + mpirun + " -n " + std::to_string(ranks) + (preload ? " -x LD_PRELOAD=" + library : "") + " " + program +
+      " </dev/null 2>&1; code=$?; cat *.json 2>/dev/null; rm -rf " + folder + "; exit $code";
+  Result result;
+  FILE* pipe = popen(command.c_str(), "r");
+  std::array<char, 4096> line;
+  while (fgets(line.data(), line.size(), pipe)) {
+    result.text += line.data();
+    std::istringstream words(line.data());
+    std::string name, rest;
+    double value;
+    if (words >> name >> value && !(words >> rest)) result.values[name] = value;
+  }
+  const int code = pclose(pipe);
+  result.status = WIFEXITED(code) ? WEXITSTATUS(code) : -1;
+  return result;
+}
+
+int Count(const std::string& text, const std::string& what) {
+  int n = 0;
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) n++;
+  return n;
+}
+
+class MpiPreload : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, MpiPreload, testing::Values(1, 2, 3, 4, 8));
+
+// 3 tensors: the cycle is known after 64 calls, and from then on the mean error over steps falls below a step's.
+TEST_P(MpiPreload, TrainsWithErrorFeedback) {
+  const Result r = Launch(GetParam(), "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_DEBUG=INFO", client + " train 60 3 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r.values.at("ranks_differ"), 0);
+  if (GetParam() == 1) {
+    EXPECT_LT(r.values.at("step_error"), 1e-6);
+    return;
+  }
+  EXPECT_GT(r.values.at("step_error"), 0.01) << "nothing was compressed";
+  EXPECT_LT(r.values.at("step_error"), 0.4);
+  EXPECT_LT(r.values.at("mean_error"), r.values.at("step_error") / 6);
+  EXPECT_EQ(Count(r.text, "its calls repeat every 3: error feedback starts"), GetParam()) << r.text;
+}
+
+// A biased codec without its memory would hurt, so the calls stay plain until the cycle is known.
+TEST_P(MpiPreload, ABiasedCodecWaitsForItsMemory) {
+  const Result before = Launch(GetParam(), "SLIM_COMPRESS='ef(topk(ratio=0.05))'", client + " train 20 3 20000");
+  ASSERT_EQ(before.status, 0) << before.text;
+  EXPECT_LT(before.values.at("step_error"), 1e-6);
+  const Result given =
+      Launch(GetParam(), "SLIM_COMPRESS='ef(topk(ratio=0.05))' SLIM_CYCLE=3", client + " train 20 3 20000");
+  ASSERT_EQ(given.status, 0) << given.text;
+  EXPECT_EQ(given.values.at("ranks_differ"), 0);
+  if (GetParam() > 1) {
+    EXPECT_GT(given.values.at("step_error"), 0.1);
+  }
+}
+
+TEST_P(MpiPreload, EveryCollectiveByRule) {
+  std::string rules = "/tmp/slim_rules.XXXXXX";
+  close(mkstemp(rules.data()));
+  std::ofstream(rules) << "-> qsgd(bits=8)\n";
+  const Result r =
+      Launch(GetParam(), "SLIM_MIN_BYTES=1 SLIM_STATS=s.json SLIM_POLICY=" + rules, client + " calls 20000");
+  unlink(rules.c_str());
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char* name :
+       {"allreduce", "reduce", "reduce_scatter_block", "reduce_scatter", "reduce_scatter_in_place", "allreduce_double",
+        "fortran", "broadcast", "all_gather", "all_gather_in_place", "duplicate"}) {
+    const double error = r.values.at(name);
+    EXPECT_LT(error, 0.03) << name;
+    if (GetParam() > 1) {
+      EXPECT_GT(error, 1e-4) << name << " was not compressed";
+    }
+  }
+  for (const char* name : {"allreduce_differs", "input_changed", "broadcast_differs"})
+    EXPECT_EQ(r.values.at(name), 0) << name;
+  EXPECT_LT(r.values.at("reduce_scatter_unequal"), 1e-6);
+}
+
+// Gradients only: with SLIM_COMPRESS alone, weights travel untouched.
+TEST_P(MpiPreload, WeightsStayExact) {
+  const Result r = Launch(GetParam(), "SLIM_MIN_BYTES=1 SLIM_COMPRESS='qsgd(bits=4)'", client + " calls 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char* name : {"reduce", "broadcast", "all_gather", "all_gather_in_place"})
+    EXPECT_LT(r.values.at(name), 1e-6) << name;
+  if (GetParam() > 1) {
+    EXPECT_GT(r.values.at("reduce_scatter_block"), 0.01);
+  }
+}
+
+TEST_P(MpiPreload, NothingElseChanges) {
+  const Result r = Launch(GetParam(), "SLIM_COMPRESS='qsgd(bits=4)' SLIM_STATS=1", client + " other");
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char* name : {"max", "integers", "small", "derived", "part", "empty"})
+    EXPECT_EQ(r.values.at(name), 0) << name;
+  EXPECT_NE(r.text.find("not a sum or average"), std::string::npos);
+  EXPECT_NE(r.text.find("compressed 0 calls"), std::string::npos) << r.text;
+}
+
+// MPI_Iallreduce must return before its neighbours call it.
+TEST_P(MpiPreload, NonblockingSums) {
+  const Result r = Launch(GetParam(), "SLIM_COMPRESS='ef(qsgd(bits=4))'", client + " nonblocking 30 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r.values.at("ranks_differ"), 0);
+  EXPECT_LT(r.values.at("step_error"), 0.4);
+  if (GetParam() > 1) {
+    EXPECT_GT(r.values.at("step_error"), 0.01) << "nothing was compressed";
+  }
+}
+
+// Unchanged bits: disabled, without settings, and with a mistake in them, which is named.
+TEST(MpiPreloadOff, IsOff) {
+  for (const char* environment :
+       {"SLIM_COMPRESS='qsgd(bits=4)' SLIM_DISABLE=1", "", "SLIM_COMPRESS='qsgd(bit=4)'", "SLIM_MIN_BYTES=lots"}) {
+    const Result r = Launch(3, environment, client + " train 3 2 20000");
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_LT(r.values.at("step_error"), 1e-6) << environment;
+  }
+  EXPECT_EQ(
+      Count(Launch(3, "SLIM_COMPRESS='qsgd(bit=4)'", client + " train 3 2 20000").text, "unknown option 'bit' of qsgd"),
+      3);
+  const Result r = Launch(2, "SLIM_COMPRES='qsgd(bits=4)'", client + " train 3 2 20000");
+  EXPECT_EQ(Count(r.text, "SLIM_COMPRES is no variable of SlimCCL: did you mean SLIM_COMPRESS?"), 1) << r.text;
+}
+
+// One rank with other settings: all stay plain, and it is named; nothing hangs.
+TEST(MpiPreloadOff, SettingsThatDiffer) {
+  const Result r = Launch(3, "SLIM_COMPRESS='qsgd(bits=4)'",
+                          "sh -c 'test $OMPI_COMM_WORLD_RANK = 1 && export SLIM_COMPRESS=onebit; exec \"$0\" \"$@\"' " +
+                              client + " train 3 2 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_LT(r.values.at("step_error"), 1e-6);
+  EXPECT_EQ(Count(r.text, "rank 1 has other SLIM_* settings than rank 0"), 1) << r.text;
+}
+
+TEST(MpiPreloadStatistics, AsJson) {
+  const Result r =
+      Launch(4, "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=2 SLIM_STATS=s.json", client + " train 10 2 50000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_NE(r.text.find("\"compressedCalls\": 20"), std::string::npos) << r.text;
+  EXPECT_NE(r.text.find("\"cycle\": 2"), std::string::npos);
+  const size_t at = r.text.find("\"wireBytes\": ");
+  ASSERT_NE(at, std::string::npos);
+  // 10 calls of 50000 floats: 2·3/4 of 4 bits each, and little more.
+  const double ideal = 10 * 50000 * 1.5 / 2;
+  EXPECT_GT(std::stod(r.text.substr(at + 13)), ideal);
+  EXPECT_LT(std::stod(r.text.substr(at + 13)), 1.1 * ideal);
+}
+
+// Data-parallel training in NumPy over mpi4py, as its users write it.
+TEST(MpiPreloadMpi4py, TrainsAsWellAsPlain) {
+  const std::string program = "/usr/bin/python3 " + training;
+  const Result plain = Launch(4, "", program, false),
+               slim = Launch(4, "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_MIN_BYTES=1K", program);
+  ASSERT_EQ(plain.status, 0) << plain.text;
+  ASSERT_EQ(slim.status, 0) << slim.text;
+  EXPECT_EQ(slim.values.at("ranks_differ"), 0);
+  EXPECT_NE(slim.values.at("loss"), plain.values.at("loss")) << "nothing was compressed";
+  EXPECT_LT(slim.values.at("loss"), 1.02 * plain.values.at("loss"));
+  EXPECT_LT(plain.values.at("loss"), 0.5 * plain.values.at("first_loss"));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  if (argc != 5) return 2;
+  std::array<std::string*, 4> paths = {&mpirun, &library, &client, &training};
+  for (int i = 0; i < 4; i++) {
+    char* path = realpath(argv[i + 1], nullptr);
+    *paths[static_cast<size_t>(i)] = path ? path : argv[i + 1];
+    free(path);
+  }
+  return RUN_ALL_TESTS();
+}
