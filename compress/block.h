@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "compress/node.h"
+#ifndef SLIM_CUDA
 #include "compress/vector.h"
+#endif
 
 /* What a codec is told about the block before it. */
 typedef struct {
@@ -24,19 +26,49 @@ typedef struct {
     if ((n) == 0 || (n) % 64) __builtin_unreachable(); \
   } while (0)
 
-static inline uint32_t slimBits(float x) {
+SLIM_FN uint32_t slimBits(float x) {
   uint32_t b;
   memcpy(&b, &x, 4);
   return b;
 }
-static inline float slimFloat(uint32_t b) {
+SLIM_FN float slimFloat(uint32_t b) {
   float x;
   memcpy(&x, &b, 4);
   return x;
 }
 
 enum { SLIM_INF_BITS = 0x7f800000, SLIM_NAN_BITS = 0x7fc00000 };
-static inline bool slimFinite(float x) { return (slimBits(x) & 0x7fffffffu) < SLIM_INF_BITS; }
+SLIM_FN bool slimFinite(float x) { return (slimBits(x) & 0x7fffffffu) < SLIM_INF_BITS; }
+
+/* e = exponent of the block's maximum, p = 2^-e, up = 2^e. */
+typedef struct {
+  float p, up;
+  int e;
+} slimNormal;
+SLIM_FN slimNormal slimNormalise(uint32_t maxBits) {
+  int field = (int)(maxBits >> 23);
+  if (field < 1) field = 1;
+  slimNormal n = {field == 254 ? 0x1p-127f : slimFloat((uint32_t)(254 - field) << 23), slimFloat((uint32_t)field << 23),
+                  field - 127};
+  return n;
+}
+
+#ifdef SLIM_CUDA
+#include "compress/cuda/block.cuh"
+#else
+
+/* ---- What a thread block shares on the other target; here one thread does it all ------------------------------ */
+
+#define SLIM_EACH(i, n) for (uint32_t i = 0; i < (n); i++)
+#define SLIM_EACH_VECTOR(i, n) for (uint32_t i = 0; i < (n); i += SLIM_LANES)
+/* The elements i + j, by words of 32 signs. */
+#define SLIM_EACH_WORD(i, n) for (uint32_t i = 0; i < (n); i += 32)
+#define SLIM_EACH_LANES(j) for (uint32_t j = 0; j < 32; j += SLIM_LANES)
+static inline void slimSync(void) {}
+static inline uint32_t slimLog2(uint32_t powerOfTwo) { return (uint32_t)__builtin_ctz(powerOfTwo); }
+static inline uint32_t slimMostOfAll(uint32_t mine) { return mine; }
+static inline void slimCopy(void* restrict to, const void* restrict from, uint32_t bytes) { memcpy(to, from, bytes); }
+static inline void slimZero(void* to, uint32_t bytes) { memset(to, 0, bytes); }
 
 static inline uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
@@ -48,18 +80,11 @@ static inline uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
   return m;
 }
 
-/* e = exponent of the block's maximum, p = 2^-e, up = 2^e. */
-typedef struct {
-  float p, up;
-  int e;
-} slimNormal;
-static inline slimNormal slimNormalise(uint32_t maxBits) {
-  int field = (int)(maxBits >> 23);
-  if (field < 1) field = 1;
-  slimNormal n = {field == 254 ? 0x1p-127f : slimFloat((uint32_t)(254 - field) << 23), slimFloat((uint32_t)field << 23),
-                  field - 127};
-  return n;
-}
+#define SLIM_INTEGER_SUM(result, size, i, expr)               \
+  do {                                                        \
+    (result) = 0;                                             \
+    for (uint32_t i = 0; i < (size); i++) (result) += (expr); \
+  } while (0)
 
 /* The reduction tree over size elements: expr is a slimVector at elements i … i + SLIM_LANES − 1. */
 #define SLIM_TREE_SUM(result, size, i, expr)                                          \
@@ -134,6 +159,13 @@ static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t b
   const uint32_t counter[3] = {draw->slot, draw->step, rank | purpose << 24};
   uint32_t n = (size / perWord + 3) / 4;
   slimPhilox(out, (uint32_t)(first / perWord / 4), (n + 15) & ~15u, counter, draw->key);
+}
+
+/* The 32-bit draw of one element. */
+static inline uint32_t slimDrawWord(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t e) {
+  uint32_t words[64];
+  slimDrawWords(draw, kind, branch, shared, e, 1, 1, words);
+  return words[e % 4];
 }
 
 /* ---- Bit streams: element i at bits i·b … i·b + b − 1, least significant bit first ----------------------------------
@@ -273,15 +305,37 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
   }
 }
 
+/* Bit i of a stream: the i-th value is below zero. */
+#define SLIM_PACK_SIGNS(out, n, i, expr)                           \
+  for (uint32_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {          \
+    uint32_t slimBits_ = 0;                                        \
+    for (uint32_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
+      const uint32_t i = slimW_ + slimJ_;                          \
+      slimBits_ |= slimBelowZero(expr) << slimJ_;                  \
+    }                                                              \
+    memcpy((out) + slimW_ / 8, &slimBits_, 4);                     \
+  }
+
+/* How many of n ascending numbers are not above a. */
+static inline slimSignedVector slimCountUpTo(slimVector a, const float* table, int32_t n) {
+  slimSignedVector count = {0};
+  for (int32_t j = 0; j < n; j++) count -= (slimSignedVector)(a >= table[j]);
+  return count;
+}
+
+static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }
 static inline void slimStoreFloat(uint8_t* out, float x) { memcpy(out, &x, 4); }
-static inline float slimLoadFloat(const uint8_t* in) {
+
+#endif
+
+SLIM_FN float slimLoadFloat(const uint8_t* in) {
   float x;
   memcpy(&x, in, 4);
   return x;
 }
 
 /* Stores a scale, x·2^e; false if it or max times it is not finite (the unit is then flagged). */
-static inline bool slimStoreScale(uint8_t* out, float x, slimNormal normal, float max) {
+SLIM_FN bool slimStoreScale(uint8_t* out, float x, slimNormal normal, float max) {
   float scale = x * normal.up;
   slimStoreFloat(out, scale);
   return slimFinite(scale) && slimFinite(scale * max);

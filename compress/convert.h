@@ -4,21 +4,21 @@
 
 #include "compress/block.h"
 
-#ifdef __F16C__
+#if defined(__F16C__) && !defined(SLIM_CUDA)
 #include <immintrin.h>
 #endif
 
 enum { SLIM_NAN_HALF = 0x7e00, SLIM_NAN_BF16 = 0x7fc0 };
 
 /* NaN becomes the constant; values that round above the largest become Inf. */
-static inline uint16_t slimToBf16(float x) {
+SLIM_FN uint16_t slimToBf16(float x) {
   uint32_t b = slimBits(x);
   uint32_t r = (b + 0x7fff + (b >> 16 & 1)) >> 16;
   return (uint16_t)((b & 0x7fffffffu) > SLIM_INF_BITS ? SLIM_NAN_BF16 : r);
 }
-static inline float slimFromBf16(uint16_t h) { return slimFloat((uint32_t)h << 16); }
+SLIM_FN float slimFromBf16(uint16_t h) { return slimFloat((uint32_t)h << 16); }
 
-static inline uint16_t slimToHalf(float x) {
+SLIM_FN uint16_t slimToHalf(float x) {
   uint32_t b = slimBits(x), sign = b >> 16 & 0x8000, a = b & 0x7fffffffu;
   /* Denormal results: adding 0.5 aligns the mantissa so that the FPU rounds it at 2^-24. */
   uint32_t low = slimBits(slimFloat(a) + 0.5f) - 0x3f000000u;
@@ -28,7 +28,7 @@ static inline uint16_t slimToHalf(float x) {
   h = a > SLIM_INF_BITS ? SLIM_NAN_HALF : h;
   return (uint16_t)(a > SLIM_INF_BITS ? h : (h | sign));
 }
-static inline float slimFromHalf(uint16_t h) {
+SLIM_FN float slimFromHalf(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, a = h & 0x7fff;
   uint32_t normal = (a << 13) + 0x38000000u;
   uint32_t low = slimBits((float)(int32_t)a * 0x1p-24f);
@@ -37,6 +37,11 @@ static inline float slimFromHalf(uint16_t h) {
   return slimFloat(b | sign);
 }
 
+#ifdef SLIM_CUDA
+SLIM_FN void slimHalvesToFloats(float* restrict out, const uint16_t* restrict h, uint32_t n) {
+  SLIM_EACH(i, n) out[i] = slimFromHalf(h[i]);
+}
+#else
 static inline void slimFloatsToHalves(uint16_t* restrict out, const float* restrict v, size_t n) {
   size_t i = 0;
 #ifdef __F16C__ /* gcc 12 does not vectorise _Float16 conversions; NaN is made constant afterwards */
@@ -58,23 +63,24 @@ static inline void slimHalvesToFloats(float* restrict out, const uint16_t* restr
 #endif
   for (; i < n; i++) out[i] = slimFromHalf(h[i]);
 }
+#endif
 /* Finite input; magnitudes above 65504 become 65504. n is a multiple of 64. */
-static inline void slimFloatsToHalvesSaturated(uint16_t* restrict out, const float* restrict v, uint32_t n) {
+SLIM_FN void slimFloatsToHalvesSaturated(uint16_t* restrict out, const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(SLIM_CUDA)
   const __m512 most = _mm512_set1_ps(65504), least = _mm512_set1_ps(-65504);
   for (uint32_t i = 0; i < n; i += 16) {
     const __m512 x = _mm512_max_ps(_mm512_min_ps(_mm512_loadu_ps(v + i), most), least);
     _mm256_storeu_si256((__m256i*)(void*)(out + i), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
-#elif defined(__F16C__)
+#elif defined(__F16C__) && !defined(SLIM_CUDA)
   const __m256 most = _mm256_set1_ps(65504), least = _mm256_set1_ps(-65504);
   for (uint32_t i = 0; i < n; i += 8) {
     const __m256 x = _mm256_max_ps(_mm256_min_ps(_mm256_loadu_ps(v + i), most), least);
     _mm_storeu_si128((__m128i*)(void*)(out + i), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
 #else
-  for (uint32_t i = 0; i < n; i++) {
+  SLIM_EACH(i, n) {
     const uint16_t h = slimToHalf(v[i]);
     out[i] = (uint16_t)((h & 0x7fff) == 0x7c00 ? h - 1 : h);
   }
@@ -82,7 +88,7 @@ static inline void slimFloatsToHalvesSaturated(uint16_t* restrict out, const flo
 }
 
 /* fp8 of a magnitude that is finite and inside the format's range: exponent bias and mantissa bits of e4m3 or e5m2. */
-static inline uint8_t slimToFp8(float x, int bias, int mantissa) {
+SLIM_FN uint8_t slimToFp8(float x, int bias, int mantissa) {
   uint32_t b = slimBits(x), a = b & 0x7fffffffu;
   uint32_t shift = (uint32_t)(23 - mantissa);
   uint32_t smallest = (uint32_t)(128 - bias) << 23; /* bits of the smallest normal, 2^(1 − bias) */
@@ -91,7 +97,7 @@ static inline uint8_t slimToFp8(float x, int bias, int mantissa) {
   uint32_t high = (a - ((uint32_t)(127 - bias) << 23) + (1u << (shift - 1)) - 1 + (a >> shift & 1)) >> shift;
   return (uint8_t)((a < smallest ? low : high) | b >> 31 << 7);
 }
-static inline float slimFromFp8(uint8_t c, int bias, int mantissa) {
+SLIM_FN float slimFromFp8(uint8_t c, int bias, int mantissa) {
   uint32_t a = c & 0x7f, shift = (uint32_t)(23 - mantissa);
   uint32_t normal = (a << shift) + ((uint32_t)(127 - bias) << 23);
   uint32_t low = slimBits((float)(int32_t)a * slimFloat((uint32_t)(128 - bias - mantissa) << 23));

@@ -1,8 +1,10 @@
-/* A compiled codec tree, as the kernels see it. Built by registry.c from a parsed spec; read-only afterwards. */
+/* A compiled codec tree, as the kernels see it. Built by registry.c from a parsed spec; read-only afterwards. It holds
+ * no pointers: a device gets a copy of its bytes. */
 #ifndef SLIM_COMPRESS_NODE_H_
 #define SLIM_COMPRESS_NODE_H_
 
 #include "compress/compress.h"
+#include "compress/target.h"
 
 /* Every codec, selector and transform: its header in compress/codec/, and the one line here. */
 #define SLIM_CODECS(X) \
@@ -49,9 +51,9 @@ typedef struct slimNode {
   slimLambda lambda;
   slimScope scope;
   bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;
-  bool rotated;    /* onebit: belongs into a rotation of its own block (delta) */
-  uint32_t branch; /* of its random draws: 0; 1, 2 inside induced's C, Q */
-  const struct slimNode* inner[2];
+  bool rotated;                           /* onebit: belongs into a rotation of its own block (delta) */
+  uint32_t branch;                        /* of its random draws: 0; 1, 2 inside induced's C, Q */
+  int32_t inner[2];                       /* how many nodes behind this one they stand */
   float table[128];                       /* tqsgd, tnqsgd: positive levels over gamma */
   uint32_t sections;                      /* its own, before those of inner */
   uint32_t allSections;                   /* with those of inner */
@@ -59,15 +61,22 @@ typedef struct slimNode {
 } slimNode;
 
 struct slimTree {
-  const slimNode* root;     /* what a unit (or, for scope chunk and global, the selected values) goes through */
-  const slimNode* selector; /* scope chunk or global: selects in the piece; else NULL */
-  uint32_t unit;            /* of root */
-  bool absolute;            /* a codec with a size of its own (sign, a fixed lambda): fp64 is not normalised */
+  int32_t root;     /* what a unit (or, for scope chunk and global, the selected values) goes through */
+  int32_t selector; /* scope chunk or global: selects in the piece; else −1 */
+  uint32_t unit;    /* of root */
+  bool absolute;    /* a codec with a size of its own (sign, a fixed lambda): fp64 is not normalised */
   uint32_t sections;
   slimSection section[SLIM_MAX_SECTIONS];
   slimNode node[8];
   uint32_t nodes;
 };
+
+SLIM_FN const slimNode* slimInner(const slimNode* node, int i) { return node + node->inner[i]; }
+SLIM_FN const slimNode* slimRoot(const slimTree* tree) { return tree->node + tree->root; }
+/* NULL: none. */
+SLIM_FN const slimNode* slimSelector(const slimTree* tree) {
+  return tree->selector < 0 ? NULL : tree->node + tree->selector;
+}
 
 /* Random draws of one sender's message: what stays the same in a Philox counter (format.md §3). */
 typedef struct {
@@ -80,14 +89,14 @@ enum { slimDrawDither = 0, slimDrawIndex = 1, slimDrawRotation = 2, slimDrawCoin
 enum { SLIM_RANK_SHARED = 0xFFFFFF };
 
 /* Elements that a selector takes from nv. */
-static inline uint64_t slimSelectorCount(const slimNode* node, uint64_t nv) {
+SLIM_FN uint64_t slimSelectorCount(const slimNode* node, uint64_t nv) {
   uint64_t k = node->k ? node->k : (uint64_t)(node->ratio * (double)nv + 0.5);
   if (k < 1) k = 1;
   return k < nv ? k : nv;
 }
 
-static inline uint64_t slimRoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+SLIM_FN uint64_t slimRoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 /* Elements that a block of n values occupies in scratch: whole rows of the reduction tree. */
-static inline uint32_t slimPadded(uint32_t n) { return n <= 64 ? 64 : (uint32_t)slimRoundUp(n, 128); }
+SLIM_FN uint32_t slimPadded(uint32_t n) { return n <= 64 ? 64 : (uint32_t)slimRoundUp(n, 128); }
 
 #endif

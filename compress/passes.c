@@ -25,7 +25,7 @@ static slimResult_t runJob(slimJob* job, slimPool* pool, void (*work)(void*, uin
                            slimPassStats* stats) {
   job->kernels = slimKernelsInUse();
   job->result = slimSuccess;
-  job->perTask = tree->selector ? job->units : unitsPerTask(tree);
+  job->perTask = slimSelector(tree) ? job->units : unitsPerTask(tree);
   const uint64_t tasks = job->units ? (job->units + job->perTask - 1) / job->perTask : 0;
   slimPassStats one = {0};
   job->stats = NULL;
@@ -121,7 +121,7 @@ static slimResult_t reduceInTwo(const slimReducePass* pass, slimPool* pool) {
 
 slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool) {
   const slimTree* tree = pass->up->tree;
-  if (pass->down && (tree->selector || pass->down->tree->selector || tree->unit != pass->down->tree->unit))
+  if (pass->down && (slimSelector(tree) || slimSelector(pass->down->tree) || tree->unit != pass->down->tree->unit))
     return reduceInTwo(pass, pool);
   const slimLayout layout = slimLayoutOf(tree, pass->type, pass->n);
   slimLayout down = {0};
@@ -131,7 +131,7 @@ slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool) {
     clearPayload(pass->down->tree, &down, pass->type, pass->payload);
   }
   slimJob job = {.pass = pass, .layout = &layout, .down = &down, .units = layout.units};
-  if (tree->selector) job.units = (pass->n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
+  if (slimSelector(tree)) job.units = (pass->n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
   return runJob(&job, pool, reduceTask, tree, pass->down ? pass->stats : NULL);
 }
 
@@ -139,7 +139,7 @@ slimResult_t slimPassDecode(const slimDecodePass* pass, slimPool* pool) {
   const slimTree* tree = pass->direction->tree;
   const slimLayout layout = slimLayoutOf(tree, pass->type, pass->n);
   slimJob job = {.pass = pass, .layout = &layout, .units = layout.units};
-  if (tree->selector) job.units = (pass->n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
+  if (slimSelector(tree)) job.units = (pass->n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
   return runJob(&job, pool, decodeTask, tree, NULL);
 }
 

@@ -6,9 +6,9 @@ enum { SLIM_MAGIC = 0x314d4c53, SLIM_FORMAT = 1 };
 
 slimLayout slimLayoutOf(const slimTree* tree, slimDataType_t type, uint64_t n) {
   slimLayout l = {0};
-  const bool wide = tree->selector != NULL;
+  const bool wide = slimSelector(tree) != NULL;
   l.units = wide ? (n > 0) : (n + tree->unit - 1) / tree->unit;
-  l.values = wide && n ? slimSelectorCount(tree->selector, n) : n;
+  l.values = wide && n ? slimSelectorCount(slimSelector(tree), n) : n;
   l.valueUnits = (l.values + tree->unit - 1) / tree->unit;
   size_t at = sizeof(slimHeader);
   l.flags = at;
@@ -16,7 +16,7 @@ slimLayout slimLayoutOf(const slimTree* tree, slimDataType_t type, uint64_t n) {
   l.exponents = at;
   if (type == slimFloat64) at += slimRoundUp(4 * l.units, 16);
   l.index = at;
-  if (wide && tree->selector->op == slimOp_topk) at += slimRoundUp(4 * l.values, 16);
+  if (wide && slimSelector(tree)->op == slimOp_topk) at += slimRoundUp(4 * l.values, 16);
   const uint64_t full = l.values / tree->unit;
   const uint32_t rest = (uint32_t)(l.values % tree->unit);
   for (uint32_t i = 0; i < tree->sections; i++) {

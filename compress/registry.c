@@ -69,12 +69,12 @@ static slimClass classOf(const slimNode* node, double n) {
   switch (node->op) {
     case slimOp_topk:
     case slimOp_randk:
-      return slimClassSelector(node, n, classOf(node->inner[0], node->k), node->bits);
+      return slimClassSelector(node, n, classOf(slimInner(node, 0), node->k), node->bits);
     case slimOp_rotate:
-      return classOf(node->inner[0], node->inner[0]->block);
+      return classOf(slimInner(node, 0), slimInner(node, 0)->block);
     case slimOp_induced: {
-      const slimClass c = classOf(node->inner[0], node->inner[0]->block),
-                      q = classOf(node->inner[1], node->inner[1]->block);
+      const slimClass c = classOf(slimInner(node, 0), slimInner(node, 0)->block),
+                      q = classOf(slimInner(node, 1), slimInner(node, 1)->block);
       return (slimClass){q.omega * (1 - c.delta), 1 - (1 - c.delta) * (1 - q.delta), c.bits + q.bits};
     }
     default:
@@ -85,10 +85,11 @@ static slimClass classOf(const slimNode* node, double n) {
 }
 
 slimClass slimTreeClass(const slimTree* tree) {
-  const slimClass root = classOf(tree->root, tree->root->block);
-  if (!tree->selector) return root;
-  const double n = tree->selector->k ? 0x1p20 : 0x1p40; /* k= of an unknown n: as if of a million */
-  return slimClassSelector(tree->selector, n, root, tree->selector->op == slimOp_topk ? 32 : 0);
+  const slimNode* selector = slimSelector(tree);
+  const slimClass root = classOf(slimRoot(tree), slimRoot(tree)->block);
+  if (!selector) return root;
+  const double n = selector->k ? 0x1p20 : 0x1p40; /* k= of an unknown n: as if of a million */
+  return slimClassSelector(selector, n, root, selector->op == slimOp_topk ? 32 : 0);
 }
 
 /* ---- Trees ---------------------------------------------------------------------------------------------------- */
@@ -137,13 +138,13 @@ static slimResult_t buildSelector(slimTree* tree, slimNode* node, const slimSpec
   slimNode* inner;
   if (node->scope == slimScopeBlock) {
     SLIM_CHECK(build(tree, values, need, branch, slimPadded(node->k), false, &inner));
-    node->inner[0] = inner;
+    node->inner[0] = (int32_t)(inner - node);
     addSelectedSections(node, inner);
     return slimSuccess;
   }
   if (!outermost) return complain(spec, "scope=chunk and scope=global stand directly below the feedback");
   SLIM_CHECK(build(tree, values, need, branch, 0, false, &inner));
-  node->inner[0] = inner;
+  node->inner[0] = (int32_t)(inner - node);
   return slimSuccess;
 }
 
@@ -168,7 +169,7 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
       if (!node->levels) node->levels = scaleless(inner) ? SLIM_CAST_UNIT : inner->block;
       node->block = node->levels > inner->block ? node->levels : inner->block;
       if (scaleless(inner)) resize(inner, node->block);
-      node->inner[0] = inner;
+      node->inner[0] = (int32_t)(inner - node);
       addSections(node, inner, true);
       return slimSuccess;
     }
@@ -178,8 +179,8 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
       SLIM_CHECK(build(tree, spec->child[0], slimNeedsContraction, 1, 0, false, &c));
       SLIM_CHECK(build(tree, spec->child[1], contract ? need : slimNeedsUnbiased, 2, 0, false, &q));
       node->block = c->block > q->block ? c->block : q->block;
-      node->inner[0] = c;
-      node->inner[1] = q;
+      node->inner[0] = (int32_t)(c - node);
+      node->inner[1] = (int32_t)(q - node);
       addSections(node, c, false);
       addSections(node, q, false);
       const slimClass cc = classOf(c, c->block), cq = classOf(q, q->block);
@@ -214,18 +215,19 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
   slimTree* tree = calloc(1, sizeof *tree);
   if (!tree) return slimFail(slimSystemError, "no memory for a compressor");
   *out = tree;
+  tree->selector = -1;
   slimNode* root;
   SLIM_CHECK(build(tree, spec, need, 0, 0, true, &root));
   if ((root->op == slimOp_topk || root->op == slimOp_randk) && root->scope != slimScopeBlock) {
-    tree->selector = root;
-    root = (slimNode*)(uintptr_t)root->inner[0];
+    tree->selector = (int32_t)(root - tree->node);
+    root += root->inner[0];
   }
   if (scaleless(root)) resize(root, SLIM_CAST_UNIT);
-  tree->root = root;
+  tree->root = (int32_t)(root - tree->node);
   for (uint32_t i = 0; i < tree->nodes; i++) {
     bool rotated = false;
     for (uint32_t j = 0; j < i; j++)
-      rotated |= tree->node[j].op == slimOp_rotate && tree->node[j].inner[0] == &tree->node[i] &&
+      rotated |= tree->node[j].op == slimOp_rotate && slimInner(&tree->node[j], 0) == &tree->node[i] &&
                  tree->node[j].levels == tree->node[i].block;
     if (tree->node[i].rotated && !rotated)
       return slimFail(slimInvalidArgument,
@@ -240,14 +242,17 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
   return slimSuccess;
 }
 
-uint32_t slimTreeUnit(const slimTree* tree) { return tree->selector ? SLIM_MIN_BLOCK : tree->unit; }
-bool slimTreeIsGlobal(const slimTree* tree) { return tree->selector && tree->selector->scope == slimScopeGlobal; }
+uint32_t slimTreeUnit(const slimTree* tree) { return slimSelector(tree) ? SLIM_MIN_BLOCK : tree->unit; }
+bool slimTreeIsGlobal(const slimTree* tree) {
+  return slimSelector(tree) && slimSelector(tree)->scope == slimScopeGlobal;
+}
 static bool sumsUp(const slimNode* selector, const slimNode* values) {
   return selector->op == slimOp_randk && selector->shared && selector->chance >= 1 && values->op == slimOp_fp32;
 }
 bool slimTreeIsLinear(const slimTree* tree) {
-  if (tree->selector) return sumsUp(tree->selector, tree->root);
-  return tree->root->op == slimOp_fp32 || (tree->root->inner[0] && sumsUp(tree->root, tree->root->inner[0]));
+  const slimNode *root = slimRoot(tree), *selector = slimSelector(tree);
+  if (selector) return sumsUp(selector, root);
+  return root->op == slimOp_fp32 || (root->inner[0] && sumsUp(root, slimInner(root, 0)));
 }
 
 /* ---- Directions ----------------------------------------------------------------------------------------------- */
@@ -256,7 +261,7 @@ static slimResult_t checkClass(const slimSpecNode* at, const char* feedback, sli
                                const slimNode* node) {
   const char* name = at->name->name;
   const bool nearest = node->op == slimOp_fp16 || node->op == slimOp_bf16 || node->op == slimOp_fp8 || node->nearest;
-  const slimNode* inner = node->op == slimOp_rotate ? node->inner[0] : node;
+  const slimNode* inner = node->op == slimOp_rotate ? slimInner(node, 0) : node;
   if (inner->op == slimOp_onebit && inner->unbiased && need != slimNeedsNothing)
     return slimFail(slimInvalidArgument,
                     "spec:1:%d: %s needs a guarantee, and scale=unbiased has none: it is right on average over "
@@ -289,11 +294,11 @@ static slimResult_t buildDirection(slimDirection* direction, const slimSpecNode*
   SLIM_CHECK(buildTree(&direction->tree, codec, slimFeedbackNeed(kind)));
   const slimTree* tree = direction->tree;
   const slimClass c = slimTreeClass(tree);
-  const slimNode* top = tree->selector ? tree->selector : tree->root;
+  const slimNode* top = slimSelector(tree) ? slimSelector(tree) : slimRoot(tree);
   SLIM_CHECK(checkClass(codec, spec->name->name, slimFeedbackNeed(kind), c, top));
   static const slimOptionValues nothing;
   const slimOptionValues* options = feedback ? &spec->options : &nothing;
-  const bool wide = tree->selector && tree->selector->k;
+  const bool wide = slimSelector(tree) && slimSelector(tree)->k;
   const bool automatic = (kind == slimFeedbackDiana || kind == slimFeedbackRandDiana) && options->value[4] < 0;
   if (wide && automatic) return complain(spec, "auto needs ratio= in the selector: the length is not known here");
   const char* error = slimFeedbackSetup(&direction->feedback, kind, options, c,
@@ -426,7 +431,5 @@ uint64_t slimCompressorHash(const slimCompressor* c, slimDataType_t type) {
 
 bool slimCoin(uint64_t seed, uint32_t slot, uint64_t step, double p) {
   const slimDraw draw = {{(uint32_t)seed, (uint32_t)(seed >> 32)}, slot, (uint32_t)step, SLIM_RANK_SHARED, 0};
-  uint32_t words[64];
-  slimDrawWords(&draw, slimDrawCoin, 0, true, 0, 1, 1, words);
-  return (double)words[0] * 0x1p-32 < p;
+  return (double)slimDrawWord(&draw, slimDrawCoin, 0, true, 0) * 0x1p-32 < p;
 }

@@ -46,6 +46,12 @@ static inline slimVector slimLoad(const float* v, uint32_t i) { return *(const s
 static inline void slimStore(float* v, uint32_t i, slimVector x) { *(slimVector*)(v + i) = x; }
 static inline slimVector slimAbs(slimVector x) { return (slimVector)((slimBitsVector)x & 0x7fffffffu); }
 
+static inline slimVector slimAsVector(slimBitsVector x) { return (slimVector)x; }
+static inline slimBitsVector slimAllBits(uint32_t x) { return (slimBitsVector){0} + x; }
+static inline slimVector slimFlipped(slimVector x, slimBitsVector signs) {
+  return (slimVector)((slimBitsVector)x ^ signs);
+}
+
 /* Bit j: lane j is below zero. */
 static inline uint32_t slimBelowZero(slimVector x) {
 #if defined(__AVX512F__)

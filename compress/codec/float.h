@@ -4,6 +4,7 @@
 
 #include "compress/block.h"
 #include "compress/convert.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(fp32) = {SLIM_END_OPTIONS};
@@ -43,43 +44,41 @@ static inline slimClass slimClass_bf16(const slimNode* node, double n) {
   (void)node, (void)n;
   return (slimClass){INFINITY, 1 - 0x1p-16, 16};
 }
+#endif
 
-static inline bool slimEncode_fp32(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                   uint8_t* const* sec) {
+SLIM_FN bool slimEncode_fp32(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
-  memcpy(sec[0], v, 4 * (size_t)b->size);
+  slimCopy(sec[0], v, 4 * b->size);
   return true;
 }
-static inline void slimDecode_fp32(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_fp32(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
-  memcpy(out, sec[0], 4 * (size_t)b->size);
+  slimCopy(out, sec[0], 4 * b->size);
 }
-static inline bool slimEncode_fp16(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                   uint8_t* const* sec) {
+SLIM_FN bool slimEncode_fp16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
   slimFloatsToHalvesSaturated((uint16_t*)(void*)sec[0], v, b->size);
   return true;
 }
-static inline void slimDecode_fp16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_fp16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   slimHalvesToFloats(out, (const uint16_t*)(const void*)sec[0], b->size);
 }
-static inline bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                   uint8_t* const* sec) {
+SLIM_FN bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
   uint16_t* restrict out = (uint16_t*)(void*)sec[0];
   SLIM_ASSUME_BLOCK(b->size);
-  for (uint32_t i = 0; i < b->size; i++) {
+  SLIM_EACH(i, b->size) {
     uint16_t c = slimToBf16(v[i]);
     out[i] = (c & 0x7fff) == 0x7f80 ? (uint16_t)(c - 1) : c;
   }
   return true;
 }
-static inline void slimDecode_bf16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_bf16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   const uint16_t* restrict in = (const uint16_t*)(const void*)sec[0];
   SLIM_ASSUME_BLOCK(b->size);
-  for (uint32_t i = 0; i < b->size; i++) out[i] = slimFromBf16(in[i]);
+  SLIM_EACH(i, b->size) out[i] = slimFromBf16(in[i]);
 }
 
 #endif

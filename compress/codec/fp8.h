@@ -4,6 +4,7 @@
 
 #include "compress/block.h"
 #include "compress/convert.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(fp8) = {{"format", slimOptionChoice, "e4m3", 0, 0, "e4m3|e5m2"},
@@ -25,27 +26,27 @@ static inline slimClass slimClass_fp8(const slimNode* node, double n) {
   double half = node->e5m2 ? 0x1p-3 : 0x1p-4, floor = node->e5m2 ? 0x1p-31 : 0x1p-17;
   return (slimClass){INFINITY, 1 - half * half - n * floor * floor, 8 + 32.0 / n};
 }
+#endif
 
-static inline bool slimEncode_fp8(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                  uint8_t* const* sec) {
+SLIM_FN bool slimEncode_fp8(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const slimNormal normal = slimNormalise(b->maxBits);
   uint8_t* restrict out = sec[1];
   SLIM_ASSUME_BLOCK(b->size);
   if (node->e5m2)
-    for (uint32_t i = 0; i < b->size; i++) out[i] = slimToFp8(v[i] * normal.p * 0x1p14f, 15, 2);
+    SLIM_EACH(i, b->size) out[i] = slimToFp8(v[i] * normal.p * 0x1p14f, 15, 2);
   else
-    for (uint32_t i = 0; i < b->size; i++) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
+    SLIM_EACH(i, b->size) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
   float scale = b->maxBits ? (node->e5m2 ? 0x1p-14f : 0x1p-7f) : 0;
   return slimStoreScale(sec[0], scale, normal, node->e5m2 ? 0x1p15f : 0x1p8f);
 }
-static inline void slimDecode_fp8(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_fp8(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const float scale = slimLoadFloat(sec[0]);
   const uint8_t* restrict in = sec[1];
   SLIM_ASSUME_BLOCK(b->size);
   if (node->e5m2)
-    for (uint32_t i = 0; i < b->size; i++) out[i] = slimFromFp8(in[i], 15, 2) * scale;
+    SLIM_EACH(i, b->size) out[i] = slimFromFp8(in[i], 15, 2) * scale;
   else
-    for (uint32_t i = 0; i < b->size; i++) out[i] = slimFromFp8(in[i], 7, 3) * scale;
+    SLIM_EACH(i, b->size) out[i] = slimFromFp8(in[i], 7, 3) * scale;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define SLIM_CODEC_INDUCED_H_
 
 #include "compress/block.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(induced) = {
@@ -14,7 +15,15 @@ static inline const char* slimSetup_induced(slimNode* node, const slimOptionValu
   return NULL;
 }
 
-#ifdef SLIM_ISA /* the kernels */
+#endif
+
+/* What C's decoded message leaves over, in its place. */
+SLIM_FN void slimLeave(const slimBlock* b, const float* restrict v, float* restrict rest) {
+  SLIM_EACH(i, b->size) rest[i] = i < b->nv ? v[i] - rest[i] : 0;
+}
+SLIM_FN void slimAdd(uint32_t n, const float* restrict q, float* restrict out) { SLIM_EACH(i, n) out[i] += q[i]; }
+
+#ifdef SLIM_ISA /* the CPU kernels */
 
 static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
 static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out);
@@ -24,20 +33,20 @@ static inline bool slimEncode_induced(const slimNode* node, const slimBlock* b, 
   float* restrict rest = b->scratch;
   slimBlock inner = *b;
   inner.scratch = rest + b->size;
-  if (!slimEncodeNode(node->inner[0], &inner, v, sec)) return false;
-  slimDecodeNode(node->inner[0], &inner, sec, rest);
-  for (uint32_t i = 0; i < b->size; i++) rest[i] = i < b->nv ? v[i] - rest[i] : 0;
+  if (!slimEncodeNode(slimInner(node, 0), &inner, v, sec)) return false;
+  slimDecodeNode(slimInner(node, 0), &inner, sec, rest);
+  slimLeave(b, v, rest);
   inner.maxBits = slimMaxBits(rest, b->size);
-  return slimEncodeNode(node->inner[1], &inner, rest, sec + node->inner[0]->allSections);
+  return slimEncodeNode(slimInner(node, 1), &inner, rest, sec + slimInner(node, 0)->allSections);
 }
 static inline void slimDecode_induced(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                       float* restrict out) {
   float* restrict q = b->scratch;
   slimBlock inner = *b;
   inner.scratch = q + b->size;
-  slimDecodeNode(node->inner[0], &inner, sec, out);
-  slimDecodeNode(node->inner[1], &inner, sec + node->inner[0]->allSections, q);
-  for (uint32_t i = 0; i < b->size; i++) out[i] += q[i];
+  slimDecodeNode(slimInner(node, 0), &inner, sec, out);
+  slimDecodeNode(slimInner(node, 1), &inner, sec + slimInner(node, 0)->allSections, q);
+  slimAdd(b->size, q, out);
 }
 
 #endif

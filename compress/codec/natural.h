@@ -5,6 +5,7 @@
 
 #include "compress/codec/onebit.h"
 
+#ifndef SLIM_CUDA
 SLIM_OPTIONS(natural) = {{"block", slimOptionBlock, "512", 0, 0, NULL}, SLIM_END_OPTIONS};
 
 static inline const char* slimSetup_natural(slimNode* node, const slimOptionValues* o) {
@@ -19,14 +20,15 @@ static inline const char* slimSetup_natural(slimNode* node, const slimOptionValu
 static inline slimClass slimClass_natural(const slimNode* node, double n) {
   return (slimClass){0.125, node->lsq ? 1 / 1.125 : 0, 9 + 32.0 / n};
 }
+#endif
 
-static inline void slimNaturalValues(float* restrict out, const uint8_t* restrict exponents, uint32_t n) {
+SLIM_FN void slimNaturalValues(float* restrict out, const uint8_t* restrict exponents, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  for (uint32_t i = 0; i < n; i++) out[i] = slimFloat((uint32_t)exponents[i] << 23);
+  SLIM_EACH(i, n) out[i] = slimFloat((uint32_t)exponents[i] << 23);
 }
 
-static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                      uint8_t* const* sec) {
+SLIM_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                uint8_t* const* sec) {
   const uint32_t size = b->size;
   const slimNormal normal = slimNormalise(b->maxBits);
   uint32_t* words = (uint32_t*)(void*)b->scratch;
@@ -35,11 +37,11 @@ static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, 
   float* restrict w = b->scratch + slimRoundUp(size / 2, 64);
   uint8_t* restrict exponents = sec[2];
   SLIM_ASSUME_BLOCK(size);
-  for (uint32_t i = 0; i < size; i++) {
+  SLIM_EACH(i, size) {
     w[i] = v[i] * normal.p;
     exponents[i] = (uint8_t)(((slimBits(w[i]) & 0x7fffffffu) + 128 * d[i] + 64) >> 23);
   }
-  for (uint32_t i = 0; i < size; i++) w[i] = exponents[i] ? w[i] : 0;
+  SLIM_EACH(i, size) w[i] = exponents[i] ? w[i] : 0;
   slimPackSigns(sec[1], w, size);
   float scale = b->maxBits ? 1 : 0;
   if (node->lsq && b->maxBits) {
@@ -52,14 +54,13 @@ static inline bool slimEncode_natural(const slimNode* node, const slimBlock* b, 
   }
   return slimStoreScale(sec[0], scale, normal, 2);
 }
-static inline void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                      float* restrict out) {
+SLIM_FN void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   const uint8_t* restrict exponents = sec[2];
   float* restrict sign = b->scratch;
   slimUnpackSigns(sign, sec[1], b->size, slimLoadFloat(sec[0]));
   SLIM_ASSUME_BLOCK(b->size);
-  for (uint32_t i = 0; i < b->size; i++) out[i] = slimFloat((uint32_t)exponents[i] << 23) * sign[i];
+  SLIM_EACH(i, b->size) out[i] = slimFloat((uint32_t)exponents[i] << 23) * sign[i];
 }
 
 #endif

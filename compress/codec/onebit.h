@@ -6,6 +6,7 @@
 #define SLIM_CODEC_ONEBIT_H_
 
 #include "compress/block.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(sign) = {{"scale", slimOptionReal, "1", 0x1p-126, 0x1p126, NULL}, SLIM_END_OPTIONS};
@@ -68,37 +69,32 @@ static inline slimClass slimClass_onebit(const slimNode* node, double n) {
   if (node->lambda == slimLambdaMax) return (slimClass){n - 1, 0, bits};
   return (slimClass){INFINITY, 0, bits};
 }
+#endif
 
-static inline void slimPackSigns(uint8_t* restrict out, const float* restrict v, uint32_t n) {
+SLIM_FN void slimPackSigns(uint8_t* restrict out, const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  for (uint32_t i = 0; i < n; i += 32) {
-    uint32_t w = 0;
-    for (uint32_t j = 0; j < 32; j += SLIM_LANES) w |= slimBelowZero(slimLoad(v, i + j)) << j;
-    memcpy(out + i / 8, &w, 4);
-  }
+  SLIM_PACK_SIGNS(out, n, i, slimLoad(v, i));
 }
 /* ±scale, minus where the bit is 1. */
-static inline void slimUnpackSigns(float* restrict out, const uint8_t* restrict in, uint32_t n, float scale) {
+SLIM_FN void slimUnpackSigns(float* restrict out, const uint8_t* restrict in, uint32_t n, float scale) {
   SLIM_ASSUME_BLOCK(n);
-  const slimBitsVector bits = (slimBitsVector){0} + slimBits(scale);
-  for (uint32_t i = 0; i < n; i += 32) {
+  const slimBitsVector bits = slimAllBits(slimBits(scale));
+  SLIM_EACH_WORD(i, n) {
     const uint32_t w = slimStreamAt(in, i);
-    for (uint32_t j = 0; j < 32; j += SLIM_LANES) slimStore(out, i + j, (slimVector)(slimSignsOf(w, j) ^ bits));
+    SLIM_EACH_LANES(j) slimStore(out, i + j, slimAsVector(slimSignsOf(w, j) ^ bits));
   }
 }
 
-static inline bool slimEncode_sign(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                   uint8_t* const* sec) {
+SLIM_FN bool slimEncode_sign(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
   slimPackSigns(sec[0], v, b->size);
   return true;
 }
-static inline void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   slimUnpackSigns(out, sec[0], b->size, node->value);
 }
 
-static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                     uint8_t* const* sec) {
+SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const bool fixed = node->lambda == slimLambdaFixed;
   const slimNormal normal = fixed ? (slimNormal){1, 1, 0} : slimNormalise(b->maxBits);
   const float p = normal.p;
@@ -129,25 +125,17 @@ static inline bool slimEncode_onebit(const slimNode* node, const slimBlock* b, c
   uint32_t* words = (uint32_t*)(void*)b->scratch;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
   SLIM_ASSUME_BLOCK(b->size);
-  for (uint32_t i = 0; i < b->size; i += 32) {
-    uint32_t w = 0;
-    for (uint32_t j = 0; j < 32; j += SLIM_LANES) {
-      const slimVector t = slimToFloats(2 * slimHalvesAt(words, i + j) - 65535) * 0x1p-16f;
-      w |= slimBelowZero(slimLoad(v, i + j) * p + scale * t) << j;
-    }
-    memcpy(sec[1] + i / 8, &w, 4);
-  }
+  SLIM_PACK_SIGNS(sec[1], b->size, i,
+                  slimLoad(v, i) * p + scale * (slimToFloats(2 * slimHalvesAt(words, i) - 65535) * 0x1p-16f));
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
-    SLIM_TREE_SUM(sum, b->size, i,
-                  (slimVector)((slimBitsVector)(slimLoad(v, i) * p) ^ slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
+    SLIM_TREE_SUM(sum, b->size, i, slimFlipped(slimLoad(v, i) * p, slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
     return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, 1);
   }
   if (!fixed) return slimStoreScale(sec[0], scale, normal, 1);
   slimStoreFloat(sec[0], b->maxBits ? node->value : 0);
   return true;
 }
-static inline void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                     float* restrict out) {
+SLIM_FN void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   slimUnpackSigns(out, sec[1], b->size, slimLoadFloat(sec[0]));
 }

@@ -5,6 +5,7 @@
 #define SLIM_CODEC_QSGD_H_
 
 #include "compress/block.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(qsgd) = {{"bits", slimOptionInt, NULL, 2, 8, "one bit has no zero level: use onebit"},
@@ -57,45 +58,45 @@ static inline slimClass slimClass_qsgd(const slimNode* node, double n) {
   return (slimClass){INFINITY, 1 / (1 + worst), bits};
 }
 static inline slimClass slimClass_ternary(const slimNode* node, double n) { return slimClass_qsgd(node, n); }
+#endif
 
 /* |k| ≤ levels, as a float (signed): what the decoder multiplies by the step. */
-static inline int32_t slimQsgdLevel(float w, float r, float y, int32_t levels) {
+SLIM_FN int32_t slimQsgdLevel(float w, float r, float y, int32_t levels) {
   float a = fabsf(w) * r;
   int32_t k = (int32_t)a;
   k += y < a - (float)k;
   k = k < levels ? k : levels;
   return w < 0 ? -k : k;
 }
-static inline int32_t slimQsgdNearest(float w, float r, int32_t levels) {
+SLIM_FN int32_t slimQsgdNearest(float w, float r, int32_t levels) {
   int32_t k = (int32_t)(fabsf(w) * r + 0.5f);
   k = k < levels ? k : levels;
   return w < 0 ? -k : k;
 }
 
-#define SLIM_QSGD_CODES(type, level)                                          \
-  do {                                                                        \
-    type* restrict slimC_ = (type*)codes;                                     \
-    for (uint32_t i = 0; i < size; i++) slimC_[i] = (type)((level) + levels); \
+#define SLIM_QSGD_CODES(type, level)                         \
+  do {                                                       \
+    type* restrict slimC_ = (type*)codes;                    \
+    SLIM_EACH(i, size) slimC_[i] = (type)((level) + levels); \
   } while (0)
 /* Codes of up to 16 bits as signed levels times step. */
-static inline void slimQsgdValues(float* restrict out, const void* codes, uint32_t size, bool wide, int32_t levels,
-                                  float step) {
+SLIM_FN void slimQsgdValues(float* restrict out, const void* codes, uint32_t size, bool wide, int32_t levels,
+                            float step) {
   SLIM_ASSUME_BLOCK(size);
   if (wide) {
-    const uint16_t* restrict c = codes;
-    for (uint32_t i = 0; i < size; i++) out[i] = (float)((int32_t)c[i] - levels) * step;
+    const uint16_t* restrict c = (const uint16_t*)codes;
+    SLIM_EACH(i, size) out[i] = (float)((int32_t)c[i] - levels) * step;
   } else {
-    const uint8_t* restrict c = codes;
-    for (uint32_t i = 0; i < size; i++) out[i] = (float)((int32_t)c[i] - levels) * step;
+    const uint8_t* restrict c = (const uint8_t*)codes;
+    SLIM_EACH(i, size) out[i] = (float)((int32_t)c[i] - levels) * step;
   }
 }
 
-static inline slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t levels) {
+SLIM_FN slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t levels) {
   return slimToFloats((wide ? slimHalvesAt(codes, i) : slimBytesAt(codes, i)) - levels);
 }
 
-static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                   uint8_t* const* sec) {
+SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const uint32_t size = b->size;
   const int32_t levels = (int32_t)node->levels;
   const slimNormal normal = slimNormalise(b->maxBits);
@@ -140,9 +141,9 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     float wq, qq;
     SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimQsgdAt(codes, i, wide, levels));
     if (!wide && node->levels * node->levels * size <= 1u << 24) { /* integers that float sums in any order */
-      int32_t sum = 0;
-      const uint8_t* restrict c = codes;
-      for (uint32_t i = 0; i < size; i++) sum += ((int32_t)c[i] - levels) * ((int32_t)c[i] - levels);
+      int32_t sum;
+      const uint8_t* restrict c = (const uint8_t*)codes;
+      SLIM_INTEGER_SUM(sum, size, i, ((int32_t)c[i] - levels) * ((int32_t)c[i] - levels));
       qq = (float)sum;
     } else {
       SLIM_TREE_SUM(qq, size, i, slimQsgdAt(codes, i, wide, levels) * slimQsgdAt(codes, i, wide, levels));
@@ -150,16 +151,17 @@ static inline bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     step = qq > 0 ? wq / qq : 0;
   }
   if (wide)
-    slimPackWide(sec[1], codes, size, node->bits);
+    slimPackWide(sec[1], (const uint16_t*)codes, size, node->bits);
   else
-    slimPack(sec[1], codes, size, node->bits);
+    slimPack(sec[1], (const uint8_t*)codes, size, node->bits);
   return slimStoreScale(sec[0], step, normal, (float)levels);
 }
-static inline bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                      uint8_t* const* sec) {
+SLIM_FN bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                uint8_t* const* sec) {
   return slimEncode_qsgd(node, b, v, sec);
 }
 
+#ifndef SLIM_CUDA
 /* 2-bit codes without a detour through bytes. */
 static inline void slimTernaryValues(float* restrict out, const uint8_t* restrict in, uint32_t size, int32_t levels,
                                      float step) {
@@ -173,23 +175,25 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
     }
   }
 }
+#endif
 
-static inline void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
   const bool wide = node->bits > 8;
   void* codes = b->scratch;
+#ifndef SLIM_CUDA
   if (node->bits == 2) {
     slimTernaryValues(out, sec[1], size, (int32_t)node->levels, slimLoadFloat(sec[0]));
     return;
   }
+#endif
   if (wide)
-    slimUnpackWide(codes, sec[1], size, node->bits);
+    slimUnpackWide((uint16_t*)codes, sec[1], size, node->bits);
   else
-    slimUnpack(codes, sec[1], size, node->bits);
+    slimUnpack((uint8_t*)codes, sec[1], size, node->bits);
   slimQsgdValues(out, codes, size, wide, (int32_t)node->levels, slimLoadFloat(sec[0]));
 }
-static inline void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                      float* restrict out) {
+SLIM_FN void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   slimDecode_qsgd(node, b, sec, out);
 }
 

@@ -4,6 +4,7 @@
 #define SLIM_CODEC_ROTATE_H_
 
 #include "compress/block.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 SLIM_OPTIONS(rotate) = {{"codec", slimOptionNode, NULL, 0, 0, NULL},
@@ -17,7 +18,9 @@ static inline const char* slimSetup_rotate(slimNode* node, const slimOptionValue
   return NULL;
 }
 
-#ifdef SLIM_ISA /* the kernels */
+#endif
+
+#if defined(SLIM_ISA) /* the CPU kernels */
 
 /* Lane j: x[j] + x[j^h] where bit h of j is clear, x[j^h] − x[j] where it is set. */
 #define SLIM_BUTTERFLY(x, other, negative) \
@@ -78,26 +81,62 @@ static inline void slimHadamard(float* v, uint32_t n) {
   for (; 4 * h <= n; h *= 4) SLIM_RADIX_PASS(v, n, h, 4);
   if (h < n) SLIM_RADIX_PASS(v, n, h, 2);
 }
+/* In each n of v's size values. */
+static inline void slimHadamards(float* v, uint32_t size, uint32_t n) {
+  for (uint32_t i = 0; i < size; i += n) slimHadamard(v + i, n);
+}
+
+#endif
+#if defined(SLIM_ISA) || defined(SLIM_CUDA)
 
 /* 2^(−k/2) for n = 2^k. */
-static inline float slimRotationScale(uint32_t n) {
-  uint32_t k = (uint32_t)__builtin_ctz(n);
+SLIM_FN float slimRotationScale(uint32_t n) {
+  const uint32_t k = slimLog2(n);
   return (k & 1 ? 0x1.6a09e6p-1f : 1) * slimFloat((127 - k / 2) << 23);
 }
 
 /* Flips v's signs by the draws at its first index; times factor. */
-static inline void slimFlip(const slimNode* node, const slimBlock* b, float* restrict out, const float* restrict v,
-                            float factor, uint32_t* restrict words) {
+SLIM_FN void slimFlip(const slimNode* node, const slimBlock* b, float* restrict out, const float* restrict v,
+                      float factor, uint32_t* restrict words) {
   slimDraw draw = *b->draw;
   if (node->fixedSigns) draw.step = 0;
   /* A counter covers 128 elements; a block of 64 may start in its middle. */
   slimDrawWords(&draw, slimDrawRotation, node->branch, true, b->first / 128 * 128, b->size + 64, 32, words);
   words += b->first % 128 / 32;
-  for (uint32_t i = 0; i < b->size; i += 32)
-    for (uint32_t j = 0; j < 32; j += SLIM_LANES)
-      slimStore(out, i + j,
-                (slimVector)((slimBitsVector)(slimLoad(v, i + j) * factor) ^ slimSignsOf(words[i / 32], j)));
+  SLIM_EACH_WORD(i, b->size)
+  SLIM_EACH_LANES(j) slimStore(out, i + j, slimFlipped(slimLoad(v, i + j) * factor, slimSignsOf(words[i / 32], j)));
 }
+
+/* v rotated into z, and the inner codec's block there; false: e is too large. Scratch: z, then the inner codec's.
+ */
+SLIM_FN bool slimRotate(const slimNode* node, const slimBlock* b, const float* restrict v, float* restrict z,
+                        slimBlock* inner) {
+  const uint32_t n = b->size;
+  const slimNormal normal = slimNormalise(b->maxBits);
+  if (normal.e >= 100) return false;
+  const float c = slimRotationScale(node->levels) * normal.up;
+  slimFlip(node, b, z, v, normal.p, (uint32_t*)(void*)(z + n));
+  slimHadamards(z, n, node->levels);
+  uint32_t maxBits = 0;
+  SLIM_ASSUME_BLOCK(n);
+  SLIM_EACH(i, n) {
+    z[i] *= c;
+    const uint32_t bits = slimBits(z[i]) & 0x7fffffffu;
+    maxBits = bits > maxBits ? bits : maxBits;
+  }
+  *inner = *b;
+  inner->nv = n;
+  inner->maxBits = slimMostOfAll(maxBits);
+  inner->scratch = z + n;
+  return true;
+}
+SLIM_FN void slimRotateBack(const slimNode* node, const slimBlock* b, float* restrict out, float* restrict z) {
+  slimHadamards(z, b->size, node->levels);
+  slimFlip(node, b, out, z, slimRotationScale(node->levels), (uint32_t*)(void*)(z + b->size));
+}
+
+#endif
+#ifdef SLIM_ISA
 
 static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
 static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out);
@@ -105,31 +144,16 @@ static inline void slimDecodeNode(const slimNode* node, const slimBlock* region,
 /* One block holds size/levels rotations, and the inner codec's blocks. */
 static inline bool slimEncode_rotate(const slimNode* node, const slimBlock* b, const float* restrict v,
                                      uint8_t* const* sec) {
-  const uint32_t n = b->size;
-  const slimNormal normal = slimNormalise(b->maxBits);
-  if (normal.e >= 100) return false;
-  const float c = slimRotationScale(node->levels) * normal.up;
-  float* restrict z = b->scratch;
-  slimFlip(node, b, z, v, normal.p, (uint32_t*)(void*)(z + n));
-  for (uint32_t i = 0; i < n; i += node->levels) slimHadamard(z + i, node->levels);
-  uint32_t maxBits = 0;
-  SLIM_ASSUME_BLOCK(n);
-  for (uint32_t i = 0; i < n; i++) {
-    z[i] *= c;
-    const uint32_t bits = slimBits(z[i]) & 0x7fffffffu;
-    maxBits = bits > maxBits ? bits : maxBits;
-  }
-  const slimBlock inner = {n, n, maxBits, b->first, b->draw, z + n};
-  return slimEncodeNode(node->inner[0], &inner, z, sec);
+  slimBlock inner;
+  return slimRotate(node, b, v, b->scratch, &inner) && slimEncodeNode(slimInner(node, 0), &inner, b->scratch, sec);
 }
 static inline void slimDecode_rotate(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                      float* restrict out) {
-  const uint32_t n = b->size;
-  float* restrict z = b->scratch;
-  const slimBlock inner = {n, n, 0, b->first, b->draw, z + n};
-  slimDecodeNode(node->inner[0], &inner, sec, z);
-  for (uint32_t i = 0; i < n; i += node->levels) slimHadamard(z + i, node->levels);
-  slimFlip(node, b, out, z, slimRotationScale(node->levels), (uint32_t*)(void*)(z + n));
+  slimBlock inner = *b;
+  inner.nv = b->size;
+  inner.scratch = b->scratch + b->size;
+  slimDecodeNode(slimInner(node, 0), &inner, sec, b->scratch);
+  slimRotateBack(node, b, out, b->scratch);
 }
 
 #endif

@@ -5,6 +5,7 @@
 #define SLIM_CODEC_SELECT_H_
 
 #include "compress/block.h"
+#ifndef SLIM_CUDA
 #include "compress/option.h"
 
 #define SLIM_SELECTOR_OPTIONS                                                                    \
@@ -49,17 +50,19 @@ static inline const char* slimSetup_randk(slimNode* node, const slimOptionValues
   return error;
 }
 
-#ifdef SLIM_ISA /* the kernels */
+#endif
+#if defined(SLIM_ISA) || defined(SLIM_CUDA) /* the kernels */
 
 /* ---- Selection ----------------------------------------------------------------------------------------------------
  */
 
 /* Topk's keys are the magnitude's bits, randk's order its draws the other way round: the largest keys win. */
-static inline void slimTopkKeys(int32_t* restrict keys, const float* restrict v, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) keys[i] = (int32_t)(slimBits(v[i]) & 0x7fffffffu);
+SLIM_FN void slimTopkKeys(int32_t* restrict keys, const float* restrict v, uint32_t n) {
+  SLIM_EACH(i, n) keys[i] = (int32_t)(slimBits(v[i]) & 0x7fffffffu);
 }
-static inline int32_t slimRandkKey(uint32_t word) { return (int32_t)(word ^ 0x7fffffffu); }
+SLIM_FN int32_t slimRandkKey(uint32_t word) { return (int32_t)(word ^ 0x7fffffffu); }
 
+#ifndef SLIM_CUDA
 /* The largest t with at least k keys ≥ t. n is a multiple of 16. */
 static inline int32_t slimKthLargest(const int32_t* restrict keys, uint32_t n, uint32_t k) {
   uint32_t t = 0;
@@ -115,139 +118,165 @@ static inline void slimSelectLargest(uint16_t* restrict index, const int32_t* re
     if (few[i] > t || (few[i] == t && ties && ties--)) index[taken++] = candidates[i];
 }
 
-/* Scratch of a selector block: keys, then slimSelectLargest's; afterwards the inner codec's values and its own. */
-static inline uint32_t slimRandkIndices(const slimNode* node, const slimBlock* b, uint16_t* index) {
-  const uint32_t k = node->k < b->nv ? node->k : b->nv;
-  int32_t* keys = (int32_t*)(void*)b->scratch;
-  slimDrawWords(b->draw, slimDrawIndex, node->branch, node->shared, b->first, b->size, 1, (uint32_t*)keys);
-  for (uint32_t i = 0; i < b->size; i++) keys[i] = i < b->nv ? slimRandkKey((uint32_t)keys[i]) : INT32_MIN;
-  slimSelectLargest(index, keys, b->size, k, b->scratch + b->size);
-  return k;
-}
-static inline float slimRandkScale(const slimNode* node, uint64_t nv, uint64_t k) {
+#endif
+
+/* ---- Blocks ---------------------------------------------------------------------------------------------------- */
+
+SLIM_FN float slimRandkScale(const slimNode* node, uint64_t nv, uint64_t k) {
   return node->unbiased && k ? (float)nv / ((float)k * (float)node->chance) : 1;
 }
 
 /* k below 1: whether the block (piece) that starts at `first` sends its one value. */
-static inline bool slimSends(const slimNode* node, const slimDraw* draw, uint64_t first) {
-  if (node->chance >= 1) return true;
-  uint32_t words[64];
-  slimDrawWords(draw, slimDrawCoin, node->branch, node->shared, first, 2, 1, words);
-  return (double)words[1] * 0x1p-32 < node->chance;
+SLIM_FN bool slimSends(const slimNode* node, const slimDraw* draw, uint64_t first) {
+  return node->chance >= 1 ||
+         (double)slimDrawWord(draw, slimDrawCoin, node->branch, node->shared, first + 1) * 0x1p-32 < node->chance;
 }
 /* Its flag is the last of the selector's own sections. True: the block goes on as for k = 1. */
-static inline bool slimEncodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec) {
+SLIM_FN bool slimEncodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec) {
   if (node->chance >= 1) return true;
   const bool sends = b->nv && slimSends(node, b->draw, b->first);
-  for (uint32_t i = 0; !sends && i < node->allSections; i++) memset(sec[i], 0, node->section[i].bytes);
-  *sec[node->sections - 1] = sends;
+  for (uint32_t i = 0; !sends && i < node->allSections; i++) slimZero(sec[i], node->section[i].bytes);
+  slimSync();
+  slimStoreByte(sec[node->sections - 1], sends);
   return sends;
 }
-static inline bool slimDecodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* out) {
+SLIM_FN bool slimDecodePresence(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* out) {
   if (node->chance >= 1 || *sec[node->sections - 1]) return true;
-  memset(out, 0, 4 * (size_t)b->size);
+  slimZero(out, 4 * b->size);
   return false;
 }
+
+/* Where a selector block's parts lie in its scratch, and the inner codec's block of the values that were taken. Keys
+ * stand where the values come. The inner code sections are cut to ⌈k·bits/8⌉ bytes, so they are made elsewhere. */
+typedef struct {
+  uint16_t* index;
+  float* values;
+  uint8_t* sections;
+  uint32_t taken;
+  slimBlock block;
+} slimSelected;
+SLIM_FN slimSelected slimSelectedOf(const slimNode* node, const slimBlock* b) {
+  const slimNode* inner = slimInner(node, 0);
+  slimSelected s;
+  s.index = (uint16_t*)(void*)b->scratch;
+  s.values = b->scratch + slimRoundUp(node->k, 128) / 2;
+  s.taken = node->k < b->nv ? node->k : b->nv;
+  s.block = *b;
+  s.block.size = slimPadded(node->k);
+  s.block.nv = s.taken;
+  s.block.maxBits = 0;
+  s.block.first = b->first / node->block * slimRoundUp(node->k, 8);
+  s.sections = (uint8_t*)(s.values + s.block.size);
+  uint32_t bytes = 0;
+  for (uint32_t i = 0; i < inner->allSections; i++) bytes += (uint32_t)slimRoundUp(inner->section[i].bytes, 64);
+  s.block.scratch = (float*)(void*)(s.sections + bytes);
+  return s;
+}
+SLIM_FN void slimSelectedSections(const slimNode* node, const slimSelected* s, uint8_t** temp) {
+  const slimNode* inner = slimInner(node, 0);
+  uint8_t* at = s->sections;
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    temp[i] = at;
+    at += slimRoundUp(inner->section[i].bytes, 64);
+  }
+}
+
+SLIM_FN void slimRandkIndices(const slimNode* node, const slimBlock* b, const slimSelected* s) {
+  int32_t* keys = (int32_t*)(void*)s->values;
+  slimDrawWords(b->draw, slimDrawIndex, node->branch, node->shared, b->first, b->size, 1, (uint32_t*)keys);
+  SLIM_EACH(i, b->size) keys[i] = i < b->nv ? slimRandkKey((uint32_t)keys[i]) : INT32_MIN;
+  slimSelectLargest(s->index, keys, b->size, s->taken, (float*)keys + b->size);
+}
+/* topk's go into its first section, too. */
+SLIM_FN void slimEncodeIndices(const slimNode* node, const slimBlock* b, const float* restrict v, const slimSelected* s,
+                               uint8_t* const* sec) {
+  if (node->op == slimOp_randk) {
+    slimRandkIndices(node, b, s);
+    return;
+  }
+  int32_t* keys = (int32_t*)(void*)s->values;
+  slimTopkKeys(keys, v, b->size);
+  slimSync();
+  SLIM_EACH(i, b->size - b->nv) keys[b->nv + i] = INT32_MIN;
+  slimSelectLargest(s->index, keys, b->size, s->taken, (float*)keys + b->size);
+  slimZero(s->index + s->taken, 2 * (node->k - s->taken));
+  slimZero(sec[0], node->section[0].bytes);
+  slimPackWide(sec[0], s->index, node->k, node->bits);
+}
+SLIM_FN void slimDecodeIndices(const slimNode* node, const slimBlock* b, const slimSelected* s, uint8_t* const* sec) {
+  if (node->op == slimOp_randk)
+    slimRandkIndices(node, b, s);
+  else
+    slimUnpackWide(s->index, sec[0], node->k, node->bits);
+}
+
+/* The values at the indices, padded; false: one is not finite. */
+SLIM_FN bool slimGather(const slimNode* node, const slimBlock* b, const float* restrict v, slimSelected* s) {
+  const float scale = slimRandkScale(node, b->nv, s->taken);
+  slimSync();
+  SLIM_EACH(i, s->block.size) s->values[i] = i < s->taken ? v[s->index[i]] * scale : 0;
+  return scale == 1 || slimMaxBits(s->values, s->block.size) < SLIM_INF_BITS;
+}
+SLIM_FN void slimScatter(const slimBlock* b, const slimSelected* s, float* restrict out) {
+  slimZero(out, 4 * b->size);
+  slimSync();
+  SLIM_EACH(i, s->taken) out[s->index[i] & (b->size - 1)] = s->values[i];
+}
+/* The inner codec's sections, behind the selector's own ones. */
+SLIM_FN void slimCutSections(const slimNode* node, uint8_t* const* sec, uint8_t* const* temp) {
+  for (uint32_t i = node->sections; i < node->allSections; i++)
+    slimCopy(sec[i], temp[i - node->sections], node->section[i].bytes);
+}
+SLIM_FN void slimUncutSections(const slimNode* node, uint8_t* const* sec, uint8_t* const* temp) {
+  const slimNode* inner = slimInner(node, 0);
+  for (uint32_t i = 0; i < inner->allSections; i++) {
+    const uint32_t have = node->section[node->sections + i].bytes;
+    slimCopy(temp[i], sec[node->sections + i], have);
+    slimZero(temp[i] + have, inner->section[i].bytes - have);
+  }
+}
+
+#endif
+#ifdef SLIM_ISA
 
 static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec);
 static inline void slimDecodeNode(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out);
 
-/* The inner codec's block of k selected values. Its code sections are cut to ⌈k·bits/8⌉ bytes, so it works beside them.
- */
-static inline slimBlock slimSelectedBlock(const slimNode* node, const slimBlock* b, uint32_t taken, float* scratch) {
-  const uint64_t position = b->first / node->block * slimRoundUp(node->k, 8);
-  return (slimBlock){slimPadded(node->k), taken, 0, position, b->draw, scratch};
-}
-static inline uint32_t slimInnerSections(const slimNode* node, uint8_t** temp, uint8_t* buffer) {
-  const slimNode* inner = node->inner[0];
-  uint32_t bytes = 0;
-  for (uint32_t i = 0; i < inner->allSections; i++) {
-    temp[i] = buffer + bytes;
-    bytes += (uint32_t)slimRoundUp(inner->section[i].bytes, 64);
-  }
-  return bytes;
-}
-
-static inline bool slimEncodeSelected(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                      const uint16_t* index, uint32_t taken, uint8_t* const* sec) {
-  const slimNode* inner = node->inner[0];
-  const uint32_t size = slimPadded(node->k);
-  const float scale = slimRandkScale(node, b->nv, taken);
-  float* values = b->scratch + slimRoundUp(node->k, 128) / 2;
-  for (uint32_t i = 0; i < taken; i++) values[i] = v[index[i]] * scale;
-  memset(values + taken, 0, 4 * (size - taken));
-  uint8_t* temp[SLIM_MAX_SECTIONS];
-  uint8_t* buffer = (uint8_t*)(values + size);
-  const uint32_t bytes = slimInnerSections(node, temp, buffer);
-  const slimBlock block = slimSelectedBlock(node, b, taken, (float*)(void*)(buffer + bytes));
-  if (scale != 1 && slimMaxBits(values, size) >= SLIM_INF_BITS) return false;
-  if (!slimEncodeNode(inner, &block, values, temp)) return false;
-  for (uint32_t i = 0; i < inner->allSections; i++) memcpy(sec[i], temp[i], node->section[node->sections + i].bytes);
-  return true;
-}
-static inline void slimDecodeSelected(const slimNode* node, const slimBlock* b, const uint16_t* index, uint32_t taken,
-                                      uint8_t* const* sec, float* restrict out) {
-  const slimNode* inner = node->inner[0];
-  const uint32_t size = slimPadded(node->k);
-  float* values = b->scratch + slimRoundUp(node->k, 128) / 2;
-  uint8_t* temp[SLIM_MAX_SECTIONS];
-  uint8_t* buffer = (uint8_t*)(values + size);
-  const uint32_t bytes = slimInnerSections(node, temp, buffer);
-  for (uint32_t i = 0; i < inner->allSections; i++) {
-    const uint32_t have = node->section[node->sections + i].bytes;
-    memcpy(temp[i], sec[i], have);
-    memset(temp[i] + have, 0, inner->section[i].bytes - have);
-  }
-  const slimBlock block = slimSelectedBlock(node, b, taken, (float*)(void*)(buffer + bytes));
-  slimDecodeNode(inner, &block, temp, values);
-  memset(out, 0, 4 * (size_t)b->size);
-  for (uint32_t i = 0; i < taken; i++) out[index[i] & (b->size - 1)] = values[i];
-}
-
 static inline bool slimEncode_topk(const slimNode* node, const slimBlock* b, const float* restrict v,
                                    uint8_t* const* sec) {
   if (!slimEncodePresence(node, b, sec)) return true;
-  const uint32_t k = node->k < b->nv ? node->k : b->nv;
-  uint16_t* index = (uint16_t*)(void*)b->scratch;
-  int32_t* keys = (int32_t*)(void*)(b->scratch + slimRoundUp(node->k, 128) / 2);
-  slimTopkKeys(keys, v, b->size);
-  for (uint32_t i = b->nv; i < b->size; i++) keys[i] = INT32_MIN;
-  slimSelectLargest(index, keys, b->size, k, (float*)keys + b->size);
-  memset(index + k, 0, 2 * (node->k - k));
-  memset(sec[0], 0, node->section[0].bytes);
-  slimPackWide(sec[0], index, node->k, node->bits);
-  return slimEncodeSelected(node, b, v, index, k, sec + node->sections);
+  slimSelected s = slimSelectedOf(node, b);
+  uint8_t* temp[SLIM_MAX_SECTIONS];
+  slimSelectedSections(node, &s, temp);
+  slimEncodeIndices(node, b, v, &s, sec);
+  if (!slimGather(node, b, v, &s) || !slimEncodeNode(slimInner(node, 0), &s.block, s.values, temp)) return false;
+  slimCutSections(node, sec, temp);
+  return true;
 }
 static inline void slimDecode_topk(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   if (!slimDecodePresence(node, b, sec, out)) return;
-  uint16_t* index = (uint16_t*)(void*)b->scratch;
-  slimUnpackWide(index, sec[0], node->k, node->bits);
-  slimDecodeSelected(node, b, index, node->k < b->nv ? node->k : b->nv, sec + node->sections, out);
+  slimSelected s = slimSelectedOf(node, b);
+  uint8_t* temp[SLIM_MAX_SECTIONS];
+  slimSelectedSections(node, &s, temp);
+  slimDecodeIndices(node, b, &s, sec);
+  slimUncutSections(node, sec, temp);
+  slimDecodeNode(slimInner(node, 0), &s.block, temp, s.values);
+  slimScatter(b, &s, out);
 }
-
 static inline bool slimEncode_randk(const slimNode* node, const slimBlock* b, const float* restrict v,
                                     uint8_t* const* sec) {
-  if (!slimEncodePresence(node, b, sec)) return true;
-  slimBlock keys = *b;
-  uint16_t* index = (uint16_t*)(void*)b->scratch;
-  keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
-  uint32_t k = slimRandkIndices(node, &keys, index);
-  return slimEncodeSelected(node, b, v, index, k, sec + node->sections);
+  return slimEncode_topk(node, b, v, sec);
 }
 static inline void slimDecode_randk(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                     float* restrict out) {
-  if (!slimDecodePresence(node, b, sec, out)) return;
-  slimBlock keys = *b;
-  uint16_t* index = (uint16_t*)(void*)b->scratch;
-  keys.scratch = b->scratch + slimRoundUp(node->k, 128) / 2;
-  uint32_t k = slimRandkIndices(node, &keys, index);
-  slimDecodeSelected(node, b, index, k, sec + node->sections, out);
+  slimDecode_topk(node, b, sec, out);
 }
 
 #endif
 
-/* topk keeps at least k/n of ‖v‖²; randk, and both with k below 1, k/n in expectation; randk unbiased: omega n/k − 1.
- * Values add their own error. Bits: those expected, if k is below 1; the payload has room for one value a block. */
+#ifndef SLIM_CUDA
+/* topk keeps at least k/n of ‖v‖²; randk k/n in expectation, or unbiased with omega n/k − 1. Values add their own
+ * error. */
 static inline slimClass slimClassSelector(const slimNode* node, double n, slimClass inner, double indexBits) {
   const double share = node->chance * (double)slimSelectorCount(node, (uint64_t)n) / n;
   slimClass c = {INFINITY, share * inner.delta, share * (inner.bits + indexBits) + (node->chance < 1 ? 1 / n : 0)};
@@ -257,5 +286,7 @@ static inline slimClass slimClassSelector(const slimNode* node, double n, slimCl
   }
   return c;
 }
+
+#endif
 
 #endif

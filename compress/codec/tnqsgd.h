@@ -6,6 +6,7 @@
 
 #include "compress/codec/qsgd.h"
 
+#ifndef SLIM_CUDA
 #define SLIM_TRUNCATED_OPTIONS                                                                \
   {"bits", slimOptionInt, NULL, 2, 8, NULL}, {"workers", slimOptionInt, "1", 1, 1e9, NULL}, { \
     "block", slimOptionBlock, "512", 0, 0, NULL                                               \
@@ -52,25 +53,26 @@ static inline slimClass slimClass_tnqsgd(const slimNode* node, double n) {
   return (slimClass){INFINITY, node->lsq ? 1 / fmax(n, a * a) : 0, node->bits + 32.0 / n};
 }
 static inline slimClass slimClass_tqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
+#endif
 
 /* One value over gamma, a = |t|, between its neighbours `low` (−p0 below the smallest level) and `high`: the number of
  * its level. */
-static inline int32_t slimTruncatedCode(float t, float low, float high, int32_t below, float y, int32_t h) {
+SLIM_FN int32_t slimTruncatedCode(float t, float low, float high, int32_t below, float y, int32_t h) {
   const float a = fabsf(t);
   const int32_t m = below + (y < (a - low) / (high - low));
   return t < 0 ? h - (m < h ? m : h) : h - 1 + (m < h ? m : h);
 }
 
-static inline void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
-                                       const slimNode* node, float scale) {
+SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
+                                 const slimNode* node, float scale, float* restrict levels) {
   const int32_t h = 1 << (node->bits - 1);
-  float levels[256];
-  for (int32_t j = 0; j < h; j++) {
-    levels[h + j] = node->table[j] * scale;
-    levels[h - 1 - j] = -(node->table[j] * scale);
+  SLIM_EACH(j, (uint32_t)h) {
+    levels[h + (int32_t)j] = node->table[j] * scale;
+    levels[h - 1 - (int32_t)j] = -(node->table[j] * scale);
   }
+  slimSync();
   SLIM_ASSUME_BLOCK(size);
-#if SLIM_LANES == 16
+#if !defined(SLIM_CUDA) && SLIM_LANES == 16
   if (h <= 8) { /* all levels in one register */
     slimVector all = {0};
     memcpy(&all, levels, 8 * (size_t)h);
@@ -78,18 +80,17 @@ static inline void slimTruncatedValues(float* restrict out, const uint8_t* restr
     return;
   }
 #endif
-  for (uint32_t i = 0; i < size; i++) out[i] = levels[codes[i]];
+  SLIM_EACH(i, size) out[i] = levels[codes[i]];
 }
 
-static inline bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                     uint8_t* const* sec) {
+SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const uint32_t size = b->size;
   const slimNormal normal = slimNormalise(b->maxBits);
   const float p = normal.p;
   const int32_t h = 1 << (node->bits - 1);
   SLIM_ASSUME_BLOCK(size);
   if (!b->maxBits) {
-    memset(sec[1], 0, size * node->bits / 8);
+    slimZero(sec[1], size * node->bits / 8);
     return slimStoreScale(sec[0], 0, normal, 1);
   }
   float sum;
@@ -101,25 +102,25 @@ static inline bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   uint32_t* words = (uint32_t*)(void*)below + size;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
   const uint16_t* restrict d = (const uint16_t*)(const void*)words;
-  for (uint32_t i = 0; i < size; i += SLIM_LANES) { /* levels that are not above |t| */
-    const slimVector a = slimAbs(slimLoad(v, i) * p * r);
-    slimSignedVector count = {0};
-    for (int32_t j = 0; j + 1 < h; j++) count -= (slimSignedVector)(a >= node->table[j]);
+  SLIM_EACH_VECTOR(i, size) { /* levels that are not above |t| */
+    const slimSignedVector count = slimCountUpTo(slimAbs(slimLoad(v, i) * p * r), node->table, h - 1);
     memcpy(below + i, &count, sizeof count);
   }
-  float neighbour[129]; /* −p0, p0, p1, … */
-  neighbour[0] = -node->table[0];
-  memcpy(neighbour + 1, node->table, 4 * (size_t)h);
-  for (uint32_t i = 0; i < size; i++)
-    codes[i] = (uint8_t)slimTruncatedCode(v[i] * p * r, neighbour[below[i]], neighbour[below[i] + 1], below[i],
-                                          (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, h);
+  float* restrict neighbour = (float*)(void*)(words + slimRoundUp(size / 2, 64)); /* −p0, p0, p1, … */
+  SLIM_EACH(j, (uint32_t)h + 1) neighbour[j] = j ? node->table[j - 1] : -node->table[0];
+  slimSync();
+  SLIM_EACH(i, size)
+  codes[i] = (uint8_t)slimTruncatedCode(v[i] * p * r, neighbour[below[i]], neighbour[below[i] + 1], below[i],
+                                        (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, h);
 
   float scale = gamma;
   if (node->lsq) {
     float* restrict q = (float*)(void*)below;
     float wq, qq;
-    slimTruncatedValues(q, codes, size, node, 1);
-    for (uint32_t i = b->nv; i < size; i++) q[i] = 0;
+    slimSync();
+    slimTruncatedValues(q, codes, size, node, 1, (float*)(void*)words);
+    slimSync();
+    SLIM_EACH(i, size - b->nv) q[b->nv + i] = 0;
     SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimLoad(q, i));
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;
@@ -127,18 +128,15 @@ static inline bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   slimPack(sec[1], codes, size, node->bits);
   return slimStoreScale(sec[0], scale, normal, node->table[h - 1]);
 }
-static inline void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                     float* restrict out) {
+SLIM_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
   slimUnpack(codes, sec[1], b->size, node->bits);
-  slimTruncatedValues(out, codes, b->size, node, slimLoadFloat(sec[0]));
+  slimTruncatedValues(out, codes, b->size, node, slimLoadFloat(sec[0]), b->scratch + slimRoundUp(b->size / 4, 16));
 }
-static inline bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                    uint8_t* const* sec) {
+SLIM_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   return slimEncode_tnqsgd(node, b, v, sec);
 }
-static inline void slimDecode_tqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                    float* restrict out) {
+SLIM_FN void slimDecode_tqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   slimDecode_tnqsgd(node, b, sec, out);
 }
 

@@ -78,8 +78,8 @@ static slimDraw slimDrawOf(const slimStamp* stamp) {
 }
 
 static bool slimPassesAnything(const slimDirection* direction) {
-  return direction->feedback.kind == slimFeedbackNone && direction->tree->root->op == slimOp_fp32 &&
-         !direction->tree->selector;
+  return direction->feedback.kind == slimFeedbackNone && slimRoot(direction->tree)->op == slimOp_fp32 &&
+         !slimSelector(direction->tree);
 }
 
 /* Sections of one unit in place, or (a partial unit) in scratch, to be cut. */
@@ -99,7 +99,7 @@ static bool slimEncodeUnit(const slimTree* tree, const slimLayout* layout, uint8
   const bool partial = nv < tree->unit;
   slimBlock b = *region;
   b.scratch = slimUnitSections(tree, layout, payload, unit, partial, sec, b.scratch);
-  if (!slimEncodeNode(tree->root, &b, v, sec)) return false;
+  if (!slimEncodeNode(slimRoot(tree), &b, v, sec)) return false;
   if (partial)
     for (uint32_t i = 0; i < tree->sections; i++)
       memcpy(payload + layout->section[i] + unit * tree->section[i].bytes, sec[i],
@@ -120,7 +120,7 @@ static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const
     }
   else
     for (uint32_t i = 0; i < tree->sections; i++) slimPrefetch(sec[i] + tree->section[i].bytes, tree->section[i].bytes);
-  slimDecodeNode(tree->root, &b, sec, out);
+  slimDecodeNode(slimRoot(tree), &b, sec, out);
 }
 
 static void slimFlagUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit, uint32_t nv) {
@@ -418,13 +418,13 @@ static void slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, int32_
   slimPieceKeys(drawn->selector, drawn->draw, drawn->first + off, v, SLIM_PIECE_STEP, keys);
 }
 
-static uint32_t slimSourceStep(const slimTree* tree) { return tree->selector ? SLIM_PIECE_STEP : tree->unit; }
+static uint32_t slimSourceStep(const slimTree* tree) { return slimSelector(tree) ? SLIM_PIECE_STEP : tree->unit; }
 
 static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, const slimLayout* layout,
                                    const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first,
                                    float* scratch) {
   *source = (slimSource){tree, layout, payload, slimDrawOf(stamp), layout->index != layout->exponents, NULL, NULL, 0};
-  if (!tree->selector || !layout->values) return slimSuccess;
+  if (!slimSelector(tree) || !layout->values) return slimSuccess;
   if (payload[layout->flags]) {
     source->at = layout->values;
     return slimSuccess;
@@ -434,11 +434,11 @@ static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, con
     return slimFail(slimSystemError, "no memory for %llu selected values", (unsigned long long)layout->values);
   source->values = (float*)(void*)(source->index + layout->values);
   slimDecodeValues(tree, layout, payload, source->values, first, &source->draw, scratch);
-  if (tree->selector->op == slimOp_topk) {
+  if (slimSelector(tree)->op == slimOp_topk) {
     memcpy(source->index, payload + layout->index, 4 * layout->values);
     return slimSuccess;
   }
-  const slimDrawnKeys drawn = {tree->selector, &source->draw, first};
+  const slimDrawnKeys drawn = {slimSelector(tree), &source->draw, first};
   return slimSelectPiece(slimKeysDrawn, &drawn, n, layout->values, source->index, NULL, NULL, scratch);
 }
 static void slimSourceClose(slimSource* source) { free(source->index); }
@@ -447,12 +447,12 @@ static void slimSourceClose(slimSource* source) { free(source->index); }
 static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint64_t first, float* out, int* exponent,
                            float* scratch) {
   const slimLayout* layout = source->layout;
-  const uint64_t flag = source->tree->selector ? 0 : unit;
+  const uint64_t flag = slimSelector(source->tree) ? 0 : unit;
   *exponent = 0;
   if (source->payload[layout->flags + flag / 8] >> flag % 8 & 1) return false;
   if (source->wide) memcpy(exponent, source->payload + layout->exponents + 4 * flag, 4);
   if (*exponent < -1022 || *exponent > 1023) return false;
-  if (!source->tree->selector) {
+  if (!slimSelector(source->tree)) {
     const slimBlock region = {source->tree->unit, nv, 0, first, &source->draw, scratch};
     slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
     return true;
@@ -516,7 +516,7 @@ static inline bool finiteD(const double* v, uint32_t n) { return slimMaxBits64(v
 static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
                                      slimPassStats* stats, float* scratch) {
   const bool wide = p->type == slimFloat64;
-  if (p->direction->tree->selector)
+  if (slimSelector(p->direction->tree))
     return wide ? encodePieceD(p, layout, stats, scratch) : encodePieceF(p, layout, stats, scratch);
   if (wide)
     encodeUnitsD(p, layout, u0, u1, stats, scratch);

@@ -384,7 +384,7 @@ static void SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t n
                                    float* scratch) {
   const SLIM_NAME(pieceKeys)* k = context;
   SLIM_NAME(pieceValues)(k->pass, off, nv, SLIM_PIECE_STEP, k->exponent, v, scratch);
-  slimPieceKeys(k->pass->direction->tree->selector, k->draw, k->pass->first + off, v, SLIM_PIECE_STEP, keys);
+  slimPieceKeys(slimSelector(k->pass->direction->tree), k->draw, k->pass->first + off, v, SLIM_PIECE_STEP, keys);
 }
 
 static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLayout* layout, slimPassStats* stats,
@@ -393,9 +393,9 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   const uint32_t n = SLIM_PIECE_STEP;
   slimDraw draw = slimDrawOf(&p->stamp);
   /* The largest key of few tells what another pass would. */
-  const bool sends = slimSends(tree->selector, &draw, p->first);
+  const bool sends = slimSends(slimSelector(tree), &draw, p->first);
   const bool byKeys =
-      sends && SLIM_REAL_IS_FLOAT && tree->selector->op == slimOp_topk && slimSelectsFew(p->n, layout->values);
+      sends && SLIM_REAL_IS_FLOAT && slimSelector(tree)->op == slimOp_topk && slimSelectsFew(p->n, layout->values);
   int exponent = 0;
   int32_t largest = 0;
   bool ok = byKeys || SLIM_NAME(pieceExponent)(p, &exponent, scratch);
@@ -414,7 +414,7 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   }
   ok = ok && largest < SLIM_INF_BITS;
   const uint64_t taken = sends ? layout->values : 0;
-  const float scale = slimRandkScale(tree->selector, p->n, taken);
+  const float scale = slimRandkScale(slimSelector(tree), p->n, taken);
   for (uint64_t i = 0; ok && scale != 1 && i < taken; i++) values[i] *= scale;
   float* rest = scratch;
 
@@ -427,7 +427,7 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
   }
   if (sends) {
     if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + layout->exponents, &exponent, 4);
-    if (tree->selector->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
+    if (slimSelector(tree)->op == slimOp_topk) memcpy(p->payload + layout->index, index, 4 * layout->values);
     slimDecodeValues(tree, layout, p->payload, values, p->first, &draw, rest);
   } else {
     slimFlagPiece(layout, p->payload, slimPieceSendsNothing);
