@@ -203,7 +203,7 @@ CUresult synchronizeAll(Lock&, Context*);
 
 /* An error where a call that may not be made during a capture is made during one, which is then broken. */
 CUresult unsafeCall();
-extern thread_local CUstreamCaptureMode captureMode;
+CUstreamCaptureMode& captureMode(); /* of the calling thread */
 CUresult beginCapture(Stream*, CUstreamCaptureMode);
 CUresult endCapture(Stream*, std::shared_ptr<Graph>*);
 CUresult launchGraph(Executable*, Stream*);

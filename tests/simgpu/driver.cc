@@ -862,7 +862,7 @@ CUresult cuStreamGetCaptureInfo(CUstream h, CUstreamCaptureStatus* status, cuuin
 }
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   CHECK(mode, INVALID_VALUE);
-  std::swap(captureMode, *mode);
+  std::swap(captureMode(), *mode);
   return CUDA_SUCCESS;
 }
 CUresult cuGraphGetNodes(CUgraph h, CUgraphNode* nodes, size_t* count) {

@@ -7,6 +7,7 @@ COPTS = [
     "--param=tsan-instrument-func-entry-exit=0",
     "-include",
     "tests/simgpu/device.h",
+    "-fvisibility=hidden",
     "-g",
 ]
 

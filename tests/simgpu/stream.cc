@@ -19,7 +19,10 @@ Mutex& theMutex = *new Mutex;
 std::condition_variable_any& progress = *new std::condition_variable_any;
 Clock& hostClock = *new Clock;
 Running* running;
-thread_local CUstreamCaptureMode captureMode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+CUstreamCaptureMode& captureMode() {
+  static thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  return mode;
+}
 
 namespace {
 
@@ -275,11 +278,11 @@ static size_t thisThread() { return std::hash<std::thread::id>()(std::this_threa
 
 CUresult unsafeCall() {
   CUresult error = CUDA_SUCCESS;
-  if (captureMode == CU_STREAM_CAPTURE_MODE_RELAXED) return error;
+  if (captureMode() == CU_STREAM_CAPTURE_MODE_RELAXED) return error;
   for (const auto& c : captures()) {
     if (c->mode == CU_STREAM_CAPTURE_MODE_RELAXED) continue;
     if (c->thread != thisThread() &&
-        (captureMode != CU_STREAM_CAPTURE_MODE_GLOBAL || c->mode != CU_STREAM_CAPTURE_MODE_GLOBAL))
+        (captureMode() != CU_STREAM_CAPTURE_MODE_GLOBAL || c->mode != CU_STREAM_CAPTURE_MODE_GLOBAL))
       continue;
     breakCapture(c.get());
     error = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;

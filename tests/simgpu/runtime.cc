@@ -1,0 +1,620 @@
+// libcudart.so.13 of the stand-in: the runtime calls of ordinary programs, on top of the stand-in's libcuda. A call
+// that is not here is absent from the library too, so that the loader names it.
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#pragma GCC visibility push(default)
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // deprecated calls are served too
+
+namespace {
+
+/* ---- Errors ------------------------------------------------------------------------------------------------------ */
+
+// Codes are those of the driver, and texts are its too; names are the runtime's own.
+#define ERRORS(X)                         \
+  X(cudaSuccess)                          \
+  X(cudaErrorInvalidValue)                \
+  X(cudaErrorMemoryAllocation)            \
+  X(cudaErrorInitializationError)         \
+  X(cudaErrorCudartUnloading)             \
+  X(cudaErrorInvalidConfiguration)        \
+  X(cudaErrorInvalidMemcpyDirection)      \
+  X(cudaErrorInsufficientDriver)          \
+  X(cudaErrorInvalidDeviceFunction)       \
+  X(cudaErrorNoDevice)                    \
+  X(cudaErrorInvalidDevice)               \
+  X(cudaErrorInvalidKernelImage)          \
+  X(cudaErrorDeviceUninitialized)         \
+  X(cudaErrorPeerAccessUnsupported)       \
+  X(cudaErrorInvalidResourceHandle)       \
+  X(cudaErrorIllegalState)                \
+  X(cudaErrorSymbolNotFound)              \
+  X(cudaErrorNotReady)                    \
+  X(cudaErrorIllegalAddress)              \
+  X(cudaErrorPeerAccessAlreadyEnabled)    \
+  X(cudaErrorPeerAccessNotEnabled)        \
+  X(cudaErrorSetOnActiveProcess)          \
+  X(cudaErrorHostMemoryAlreadyRegistered) \
+  X(cudaErrorHostMemoryNotRegistered)     \
+  X(cudaErrorIllegalInstruction)          \
+  X(cudaErrorMisalignedAddress)           \
+  X(cudaErrorLaunchFailure)               \
+  X(cudaErrorNotSupported)                \
+  X(cudaErrorStreamCaptureUnsupported)    \
+  X(cudaErrorStreamCaptureInvalidated)    \
+  X(cudaErrorStreamCaptureMerge)          \
+  X(cudaErrorStreamCaptureUnmatched)      \
+  X(cudaErrorStreamCaptureUnjoined)       \
+  X(cudaErrorStreamCaptureIsolation)      \
+  X(cudaErrorStreamCaptureImplicit)       \
+  X(cudaErrorCapturedEvent)               \
+  X(cudaErrorStreamCaptureWrongThread)    \
+  X(cudaErrorUnknown)
+
+thread_local cudaError_t lastError;
+thread_local int chosen; /* cudaSetDevice */
+thread_local bool perThread;
+
+cudaError_t keep(cudaError_t error) {
+  if (error != cudaSuccess) lastError = error;
+  return error;
+}
+cudaError_t keep(CUresult error) { return keep(static_cast<cudaError_t>(error)); }
+
+// The chosen device's primary context becomes the thread's, if it has none.
+CUresult begin() {
+  const CUresult error = cuInit(0);
+  if (error != CUDA_SUCCESS) return error;
+  CUcontext context = nullptr;
+  cuCtxGetCurrent(&context);
+  if (context) return CUDA_SUCCESS;
+  const CUresult retained = cuDevicePrimaryCtxRetain(&context, chosen);
+  return retained == CUDA_SUCCESS ? cuCtxSetCurrent(context) : retained;
+}
+
+#define BEGIN                                        \
+  do {                                               \
+    const CUresult begun_ = begin();                 \
+    if (begun_ != CUDA_SUCCESS) return keep(begun_); \
+  } while (0)
+#define CALL(expression)     \
+  do {                       \
+    BEGIN;                   \
+    return keep(expression); \
+  } while (0)
+#define CHECK(condition, error)                      \
+  do {                                               \
+    if (!(condition)) return keep(cudaError##error); \
+  } while (0)
+
+CUstream on(cudaStream_t s) { return !s && perThread ? CU_STREAM_PER_THREAD : s; }
+CUdeviceptr address(const void* p) { return reinterpret_cast<CUdeviceptr>(p); }
+
+// What the caller says of a pointer is true.
+bool is(const void* p, bool device) {
+  unsigned type = CU_MEMORYTYPE_HOST;
+  const bool known = cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address(p)) == CUDA_SUCCESS;
+  return device ? known : type == CU_MEMORYTYPE_HOST;  // page-locked memory is both
+}
+bool isKind(const void* to, const void* from, cudaMemcpyKind kind) {
+  switch (kind) {
+    case cudaMemcpyHostToHost:
+      return is(to, false) && is(from, false);
+    case cudaMemcpyHostToDevice:
+      return is(to, true) && is(from, false);
+    case cudaMemcpyDeviceToHost:
+      return is(to, false) && is(from, true);
+    case cudaMemcpyDeviceToDevice:
+      return is(to, true) && is(from, true);
+    default:
+      return kind == cudaMemcpyDefault;
+  }
+}
+
+/* ---- Kernels of the program ----------------------------------------------------------------------------------------
+ */
+
+struct Kernels {
+  std::mutex lock;
+  std::map<const void*, std::string> names; /* of the host's stubs */
+};
+Kernels& kernels() {
+  static auto& all = *new Kernels;
+  return all;
+}
+
+// The kernel of that name in the stand-in's kernel libraries.
+CUresult functionOf(const void* stub, CUfunction* function) {
+  std::string name;
+  {
+    std::lock_guard<std::mutex> guard(kernels().lock);
+    const auto found = kernels().names.find(stub);
+    if (found == kernels().names.end()) return CUDA_ERROR_INVALID_IMAGE;
+    name = found->second;
+  }
+  CUlibrary library;
+  CUkernel kernel;
+  const CUresult error = cuLibraryLoadData(&library, "", nullptr, nullptr, 0, nullptr, nullptr, 0);
+  if (error != CUDA_SUCCESS) return error;
+  if (cuLibraryGetKernel(&kernel, library, name.c_str()) != CUDA_SUCCESS)
+    return static_cast<CUresult>(cudaErrorInvalidDeviceFunction);
+  return cuKernelGetFunction(function, kernel);
+}
+
+struct Configuration {
+  dim3 grid, block;
+  size_t shared;
+  cudaStream_t stream;
+};
+thread_local std::vector<Configuration>* configurations;
+
+}  // namespace
+
+extern "C" {
+
+const char* cudaGetErrorName(cudaError_t error) {
+#define NAME(name) \
+  if (error == name) return #name;
+  ERRORS(NAME)
+#undef NAME
+  return "unrecognized error code";
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  const char* text = nullptr;
+  switch (error) {  // those that the driver has not
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidMemcpyDirection:
+      return "invalid copy direction for memcpy";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorInvalidDeviceFunction:
+      return "invalid device function";
+    default:
+      cuGetErrorString(static_cast<CUresult>(error), &text);
+      return text ? text : "unrecognized error code";
+  }
+}
+cudaError_t cudaGetLastError(void) {
+  const cudaError_t error = lastError;
+  lastError = cudaSuccess;
+  return error;
+}
+cudaError_t cudaPeekAtLastError(void) { return lastError; }
+
+/* ---- Devices -------------------------------------------------------------------------------------------------------
+ */
+
+cudaError_t cudaDriverGetVersion(int* version) { return keep(cuDriverGetVersion(version)); }
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  CHECK(version, InvalidValue);
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  CHECK(count, InvalidValue);
+  *count = 0;
+  const CUresult error = cuInit(0);
+  return keep(error == CUDA_SUCCESS ? cuDeviceGetCount(count) : error);
+}
+cudaError_t cudaGetDevice(int* device) {
+  CHECK(device, InvalidValue);
+  CUcontext context = nullptr;
+  *device = chosen;
+  if (cuInit(0) == CUDA_SUCCESS && cuCtxGetCurrent(&context) == CUDA_SUCCESS && context) CALL(cuCtxGetDevice(device));
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  const CUresult error = cuInit(0);
+  if (error != CUDA_SUCCESS) return keep(error);
+  CUcontext context;
+  const CUresult retained = cuDevicePrimaryCtxRetain(&context, device);
+  if (retained != CUDA_SUCCESS) return keep(retained);
+  chosen = device;
+  return keep(cuCtxSetCurrent(context));
+}
+cudaError_t cudaInitDevice(int device, unsigned int, unsigned int) {
+  CUcontext context;
+  const CUresult error = cuInit(0);
+  return keep(error == CUDA_SUCCESS ? cuDevicePrimaryCtxRetain(&context, device) : error);
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int device) {
+  CALL(cuDeviceGetAttribute(value, static_cast<CUdevice_attribute>(what), device));
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  CHECK(p, InvalidValue);
+  BEGIN;
+  memset(p, 0, sizeof *p);
+  const CUresult error = cuDeviceGetName(p->name, sizeof p->name, device);
+  if (error != CUDA_SUCCESS) return keep(error);
+  cuDeviceGetUuid(&p->uuid, device);
+  cuDeviceTotalMem(&p->totalGlobalMem, device);
+  auto get = [&](CUdevice_attribute what) {
+    int value = 0;
+    cuDeviceGetAttribute(&value, what, device);
+    return value;
+  };
+#define GET(member, attribute) p->member = static_cast<decltype(p->member)>(get(CU_DEVICE_ATTRIBUTE_##attribute))
+  GET(sharedMemPerBlock, MAX_SHARED_MEMORY_PER_BLOCK);
+  GET(sharedMemPerBlockOptin, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+  GET(sharedMemPerMultiprocessor, MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
+  GET(reservedSharedMemPerBlock, RESERVED_SHARED_MEMORY_PER_BLOCK);
+  GET(regsPerBlock, MAX_REGISTERS_PER_BLOCK);
+  GET(regsPerMultiprocessor, MAX_REGISTERS_PER_MULTIPROCESSOR);
+  GET(warpSize, WARP_SIZE);
+  GET(maxThreadsPerBlock, MAX_THREADS_PER_BLOCK);
+  GET(maxThreadsPerMultiProcessor, MAX_THREADS_PER_MULTIPROCESSOR);
+  GET(maxBlocksPerMultiProcessor, MAX_BLOCKS_PER_MULTIPROCESSOR);
+  const CUdevice_attribute dimensions[] = {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y,
+                                           CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X,
+                                           CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y,  CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z};
+  for (int i = 0; i < 3; i++) {
+    p->maxThreadsDim[i] = get(dimensions[i]);
+    p->maxGridSize[i] = get(dimensions[3 + i]);
+  }
+  GET(totalConstMem, TOTAL_CONSTANT_MEMORY);
+  GET(major, COMPUTE_CAPABILITY_MAJOR);
+  GET(minor, COMPUTE_CAPABILITY_MINOR);
+  GET(multiProcessorCount, MULTIPROCESSOR_COUNT);
+  GET(memoryBusWidth, GLOBAL_MEMORY_BUS_WIDTH);
+  GET(l2CacheSize, L2_CACHE_SIZE);
+  GET(canMapHostMemory, CAN_MAP_HOST_MEMORY);
+  GET(concurrentKernels, CONCURRENT_KERNELS);
+  GET(asyncEngineCount, ASYNC_ENGINE_COUNT);
+  GET(unifiedAddressing, UNIFIED_ADDRESSING);
+  GET(streamPrioritiesSupported, STREAM_PRIORITIES_SUPPORTED);
+  GET(canUseHostPointerForRegisteredMem, CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM);
+  GET(memoryPoolsSupported, MEMORY_POOLS_SUPPORTED);
+  GET(textureAlignment, TEXTURE_ALIGNMENT);
+  GET(pciBusID, PCI_BUS_ID);
+#undef GET
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize(void) { CALL(cuCtxSynchronize()); }
+cudaError_t cudaDeviceReset(void) {
+  BEGIN;
+  CUdevice device;
+  cuCtxGetDevice(&device);
+  return keep(cuDevicePrimaryCtxReset(device));
+}
+cudaError_t cudaGetDeviceFlags(unsigned int* flags) {
+  BEGIN;
+  int active;
+  CUdevice device;
+  cuCtxGetDevice(&device);
+  return keep(cuDevicePrimaryCtxGetState(device, flags, &active));
+}
+cudaError_t cudaSetDeviceFlags(unsigned int flags) {
+  const CUresult error = cuInit(0);
+  return keep(error == CUDA_SUCCESS ? cuDevicePrimaryCtxSetFlags(chosen, flags) : error);
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  CALL(cuCtxGetStreamPriorityRange(least, greatest));
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) { CALL(cuDeviceGetPCIBusId(text, size, device)); }
+cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) { CALL(cuDeviceGetByPCIBusId(device, text)); }
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) { CALL(cuDeviceCanAccessPeer(can, device, peer)); }
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned int flags) {
+  BEGIN;
+  CUcontext context;
+  const CUresult error = cuDevicePrimaryCtxRetain(&context, peer);
+  return keep(error == CUDA_SUCCESS ? cuCtxEnablePeerAccess(context, flags) : error);
+}
+cudaError_t cudaDeviceDisablePeerAccess(int peer) {
+  BEGIN;
+  CUcontext context;
+  const CUresult error = cuDevicePrimaryCtxRetain(&context, peer);
+  return keep(error == CUDA_SUCCESS ? cuCtxDisablePeerAccess(context) : error);
+}
+cudaError_t cudaProfilerStart(void) { return cudaSuccess; }
+cudaError_t cudaProfilerStop(void) { return cudaSuccess; }
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned int version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult* status) {
+  if (perThread && flags == cudaEnableDefault) flags = cudaEnablePerThreadDefaultStream;
+  CUdriverProcAddressQueryResult found = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+  const CUresult error = cuGetProcAddress(name, function, static_cast<int>(version), flags, &found);
+  if (status) *status = static_cast<cudaDriverEntryPointQueryResult>(found);
+  return keep(error == CUDA_ERROR_NOT_FOUND ? CUDA_SUCCESS : error);
+}
+cudaError_t cudaGetDriverEntryPoint(const char* name, void** function, unsigned long long flags,
+                                    cudaDriverEntryPointQueryResult* status) {
+  return cudaGetDriverEntryPointByVersion(name, function, CUDART_VERSION, flags, status);
+}
+
+/* ---- Memory --------------------------------------------------------------------------------------------------------
+ */
+
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+  CHECK(p, InvalidValue);
+  BEGIN;
+  CUdeviceptr device = 0;
+  const CUresult error = bytes ? cuMemAlloc(&device, bytes) : CUDA_SUCCESS;
+  *p = reinterpret_cast<void*>(device);
+  return keep(error);
+}
+cudaError_t cudaFree(void* p) { CALL(cuMemFree(address(p))); }
+cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t s) {
+  CHECK(p, InvalidValue);
+  BEGIN;
+  CUdeviceptr device = 0;
+  const CUresult error = cuMemAllocAsync(&device, bytes, on(s));
+  *p = reinterpret_cast<void*>(device);
+  return keep(error);
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t s) { CALL(cuMemFreeAsync(address(p), on(s))); }
+cudaError_t cudaMallocHost(void** p, size_t bytes) { CALL(cuMemHostAlloc(p, bytes, CU_MEMHOSTALLOC_PORTABLE)); }
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned int flags) { CALL(cuMemHostAlloc(p, bytes, flags)); }
+cudaError_t cudaFreeHost(void* p) { CALL(cuMemFreeHost(p)); }
+cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned int flags) { CALL(cuMemHostRegister(p, bytes, flags)); }
+cudaError_t cudaHostUnregister(void* p) { CALL(cuMemHostUnregister(p)); }
+cudaError_t cudaHostGetDevicePointer(void** device, void* p, unsigned int flags) {
+  CALL(cuMemHostGetDevicePointer(reinterpret_cast<CUdeviceptr*>(device), p, flags));
+}
+cudaError_t cudaHostGetFlags(unsigned int* flags, void* p) { CALL(cuMemHostGetFlags(flags, p)); }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { CALL(cuMemGetInfo(free, total)); }
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+  BEGIN;
+  CHECK(!bytes || isKind(to, from, kind), InvalidValue);
+  return keep(cuMemcpyAsync(address(to), address(from), bytes, on(s)));
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (!perThread) {
+    BEGIN;
+    CHECK(!bytes || isKind(to, from, kind), InvalidValue);
+    return keep(cuMemcpy(address(to), address(from), bytes));
+  }
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, cudaStreamPerThread);
+  return error ? error : keep(cuStreamSynchronize(CU_STREAM_PER_THREAD));
+}
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t s) {
+  CALL(cuMemcpyAsync(address(to), address(from), bytes, s));
+}
+cudaError_t cudaMemcpyPeer(void* to, int, const void* from, int, size_t bytes) {
+  CALL(cuMemcpy(address(to), address(from), bytes));
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t s) {
+  CALL(cuMemsetD8Async(address(p), static_cast<unsigned char>(value), bytes, on(s)));
+}
+cudaError_t cudaMemset(void* p, int value, size_t bytes) {
+  if (perThread) return cudaMemsetAsync(p, value, bytes, cudaStreamPerThread);
+  CALL(cuMemsetD8(address(p), static_cast<unsigned char>(value), bytes));
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
+  CHECK(a, InvalidValue);
+  BEGIN;
+  memset(a, 0, sizeof *a);
+  a->device = cudaInvalidDeviceId;
+  unsigned type;
+  if (cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address(p)) != CUDA_SUCCESS) {
+    a->type = cudaMemoryTypeUnregistered;
+    a->hostPointer = const_cast<void*>(p);
+    return cudaSuccess;
+  }
+  cuPointerGetAttribute(&a->device, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address(p));
+  a->type = type == CU_MEMORYTYPE_DEVICE ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+  a->devicePointer = const_cast<void*>(p);
+  if (a->type == cudaMemoryTypeHost) a->hostPointer = a->devicePointer;
+  return cudaSuccess;
+}
+
+/* ---- Streams and events --------------------------------------------------------------------------------------------
+ */
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned int flags, int priority) {
+  CALL(cuStreamCreateWithPriority(s, flags, priority));
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned int flags) { CALL(cuStreamCreate(s, flags)); }
+cudaError_t cudaStreamCreate(cudaStream_t* s) { CALL(cuStreamCreate(s, CU_STREAM_DEFAULT)); }
+cudaError_t cudaStreamDestroy(cudaStream_t s) { CALL(cuStreamDestroy(s)); }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { CALL(cuStreamSynchronize(on(s))); }
+cudaError_t cudaStreamQuery(cudaStream_t s) { CALL(cuStreamQuery(on(s))); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned int flags) {
+  CALL(cuStreamWaitEvent(on(s), e, flags));
+}
+cudaError_t cudaStreamGetFlags(cudaStream_t s, unsigned int* flags) { CALL(cuStreamGetFlags(on(s), flags)); }
+cudaError_t cudaStreamGetPriority(cudaStream_t s, int* priority) { CALL(cuStreamGetPriority(on(s), priority)); }
+cudaError_t cudaStreamGetId(cudaStream_t s, unsigned long long* id) { CALL(cuStreamGetId(on(s), id)); }
+cudaError_t cudaStreamGetDevice(cudaStream_t s, int* device) { CALL(cuStreamGetDevice(on(s), device)); }
+cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t function, void* data) {
+  CALL(cuLaunchHostFunc(on(s), function, data));
+}
+cudaError_t cudaStreamAddCallback(cudaStream_t s, cudaStreamCallback_t callback, void* data, unsigned int flags) {
+  CHECK(callback && !flags, InvalidValue);
+  BEGIN;
+  struct Call {
+    cudaStream_t stream;
+    cudaStreamCallback_t callback;
+    void* data;
+  };
+  auto* call = new Call{s, callback, data};
+  const CUresult error = cuLaunchHostFunc(
+      on(s),
+      [](void* p) {
+        auto* c = static_cast<Call*>(p);
+        c->callback(c->stream, cudaSuccess, c->data);
+        delete c;
+      },
+      call);
+  if (error != CUDA_SUCCESS) delete call;
+  return keep(error);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned int flags) { CALL(cuEventCreate(e, flags)); }
+cudaError_t cudaEventCreate(cudaEvent_t* e) { CALL(cuEventCreate(e, CU_EVENT_DEFAULT)); }
+cudaError_t cudaEventDestroy(cudaEvent_t e) { CALL(cuEventDestroy(e)); }
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned int flags) {
+  CALL(cuEventRecordWithFlags(e, on(s), flags));
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { CALL(cuEventRecord(e, on(s))); }
+cudaError_t cudaEventQuery(cudaEvent_t e) { CALL(cuEventQuery(e)); }
+cudaError_t cudaEventSynchronize(cudaEvent_t e) { CALL(cuEventSynchronize(e)); }
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  CALL(cuEventElapsedTime(milliseconds, from, to));
+}
+
+/* ---- Capture and graphs --------------------------------------------------------------------------------------------
+ */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode) {
+  CALL(cuStreamBeginCapture(on(s), static_cast<CUstreamCaptureMode>(mode)));
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) { CALL(cuStreamEndCapture(on(s), graph)); }
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  CALL(cuStreamIsCapturing(on(s), reinterpret_cast<CUstreamCaptureStatus*>(status)));
+}
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureStatus* status, unsigned long long* id,
+                                     cudaGraph_t* graph, const cudaGraphNode_t** dependencies,
+                                     const cudaGraphEdgeData** edges, size_t* count) {
+  CHECK(!edges, NotSupported);
+  cuuint64_t number = 0;
+  BEGIN;
+  const CUresult error = cuStreamGetCaptureInfo(on(s), reinterpret_cast<CUstreamCaptureStatus*>(status), &number, graph,
+                                                const_cast<const CUgraphNode**>(dependencies), nullptr, count);
+  if (id) *id = number;
+  return keep(error);
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  return keep(cuThreadExchangeStreamCaptureMode(reinterpret_cast<CUstreamCaptureMode*>(mode)));
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
+  CALL(cuGraphGetNodes(graph, nodes, count));
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags) {
+  CALL(cuGraphInstantiateWithFlags(exec, graph, flags));
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags) {
+  CALL(cuGraphInstantiateWithFlags(exec, graph, flags));
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) { CALL(cuGraphLaunch(exec, on(s))); }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { CALL(cuGraphExecDestroy(exec)); }
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { CALL(cuGraphDestroy(graph)); }
+
+/* ---- Kernels: what nvcc puts into a program registers and launches them
+ * ---------------------------------------------- */
+
+cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t s) {
+  BEGIN;
+  CUfunction function;
+  const CUresult error = functionOf(stub, &function);
+  if (error != CUDA_SUCCESS) return keep(error);
+  const CUresult launched = cuLaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z,
+                                           static_cast<unsigned>(shared), on(s), arguments, nullptr);
+  return keep(launched == CUDA_ERROR_INVALID_VALUE ? cudaErrorInvalidConfiguration
+                                                   : static_cast<cudaError_t>(launched));
+}
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* stub, void** arguments) {
+  CHECK(c, InvalidValue);
+  return cudaLaunchKernel(stub, c->gridDim, c->blockDim, arguments, c->dynamicSmemBytes, c->stream);
+}
+cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute what, int value) {
+  BEGIN;
+  CUfunction function;
+  const CUresult error = functionOf(stub, &function);
+  return keep(error == CUDA_SUCCESS ? cuFuncSetAttribute(function, static_cast<CUfunction_attribute>(what), value)
+                                    : error);
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* stub, int threads, size_t shared) {
+  BEGIN;
+  CUfunction function;
+  const CUresult error = functionOf(stub, &function);
+  return keep(error == CUDA_SUCCESS ? cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared)
+                                    : error);
+}
+
+void** __cudaRegisterFatBinary(void* image) {
+  auto* handle = static_cast<void**>(malloc(sizeof(void*)));
+  if (handle) *handle = image;
+  return handle;
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void** handle) { free(handle); }
+char __cudaInitModule(void**) { return 1; }
+void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
+  std::lock_guard<std::mutex> guard(kernels().lock);
+  kernels().names[stub] = name;
+}
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, struct CUstream_st* s) {
+  if (!configurations) configurations = new std::vector<Configuration>;
+  configurations->push_back({grid, block, shared, s});
+  return 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* s) {
+  if (!configurations || configurations->empty()) return keep(cudaErrorInvalidConfiguration);
+  const Configuration c = configurations->back();
+  configurations->pop_back();
+  *grid = c.grid;
+  *block = c.block;
+  *shared = c.shared;
+  *static_cast<cudaStream_t*>(s) = c.stream;
+  return cudaSuccess;
+}
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(stub));
+  return cudaSuccess;
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
+                               cudaStream_t s) {
+  return cudaLaunchKernel(kernel, grid, block, arguments, shared, s);
+}
+
+}  // extern "C"
+
+/* ---- The same calls, for which stream 0 is the thread's own
+ * ------------------------------------------------------------ */
+
+template <auto function>
+struct PerThread;
+template <typename... A, cudaError_t (*function)(A...)>
+struct PerThread<function> {
+  static cudaError_t call(A... arguments) {
+    perThread = true;
+    const cudaError_t result = function(arguments...);
+    perThread = false;
+    return result;
+  }
+};
+// A symbol of that name, which is the template's function.
+#define TWIN(name, suffix)                                                       \
+  extern "C" {                                                                   \
+  static decltype(&name) resolve_##name(void) { return &PerThread<name>::call; } \
+  extern decltype(name) name##suffix __attribute__((ifunc("resolve_" #name)));   \
+  }
+#define ON_STREAM(X)          \
+  X(cudaMemcpyAsync)          \
+  X(cudaMemsetAsync)          \
+  X(cudaMallocAsync)          \
+  X(cudaFreeAsync)            \
+  X(cudaStreamSynchronize)    \
+  X(cudaStreamQuery)          \
+  X(cudaStreamWaitEvent)      \
+  X(cudaStreamGetFlags)       \
+  X(cudaStreamGetPriority)    \
+  X(cudaStreamGetId)          \
+  X(cudaStreamGetDevice)      \
+  X(cudaLaunchHostFunc)       \
+  X(cudaStreamAddCallback)    \
+  X(cudaEventRecord)          \
+  X(cudaEventRecordWithFlags) \
+  X(cudaStreamBeginCapture)   \
+  X(cudaStreamEndCapture)     \
+  X(cudaStreamIsCapturing)    \
+  X(cudaStreamGetCaptureInfo) \
+  X(cudaGraphLaunch)          \
+  X(cudaLaunchKernel)         \
+  X(cudaLaunchKernelExC)      \
+  X(__cudaLaunchKernel)       \
+  X(cudaGetDriverEntryPoint)  \
+  X(cudaGetDriverEntryPointByVersion)
+#define STREAM_TWIN(name) TWIN(name, _ptsz)
+ON_STREAM(STREAM_TWIN)
+TWIN(cudaMemcpy, _ptds)
+TWIN(cudaMemset, _ptds)

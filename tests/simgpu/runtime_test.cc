@@ -1,0 +1,246 @@
+// An ordinary client of the CUDA runtime, linked to the stand-in's libcudart.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+extern "C" cudaError_t cudaMemcpyAsync_ptsz(void*, const void*, size_t, cudaMemcpyKind, cudaStream_t);
+extern "C" cudaError_t cudaStreamSynchronize_ptsz(cudaStream_t);
+extern "C" cudaError_t cudaStreamGetId_ptsz(cudaStream_t, unsigned long long*);
+
+namespace {
+
+#define OK(expression) ASSERT_EQ(expression, cudaSuccess)
+
+class Runtime : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { setenv("SIMGPU_DEVICES", "8", 1); }
+  void SetUp() override { OK(cudaSetDevice(0)); }
+};
+
+TEST_F(Runtime, Devices) {
+  int count, device, value;
+  OK(cudaGetDeviceCount(&count));
+  EXPECT_EQ(count, 8);
+  OK(cudaSetDevice(5));
+  OK(cudaGetDevice(&device));
+  EXPECT_EQ(device, 5);
+  std::thread([] {
+    int own = -1;
+    EXPECT_EQ(cudaGetDevice(&own), cudaSuccess);
+    EXPECT_EQ(own, 0) << "each thread has its own";
+  }).join();
+  EXPECT_EQ(cudaSetDevice(8), cudaErrorInvalidDevice);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDevice);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  cudaDeviceProp p;
+  OK(cudaGetDeviceProperties(&p, 3));
+  EXPECT_NE(std::string(p.name).find("stand-in"), std::string::npos);
+  OK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, 3));
+  EXPECT_EQ(value, p.multiProcessorCount);
+  EXPECT_EQ(p.warpSize, 32);
+  char id[32];
+  OK(cudaDeviceGetPCIBusId(id, sizeof id, 6));
+  OK(cudaDeviceGetByPCIBusId(&device, id));
+  EXPECT_EQ(device, 6);
+  int version;
+  OK(cudaRuntimeGetVersion(&version));
+  EXPECT_EQ(version, CUDART_VERSION);
+}
+
+TEST_F(Runtime, Errors) {
+  EXPECT_STREQ(cudaGetErrorName(cudaErrorInvalidValue), "cudaErrorInvalidValue");
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorInvalidMemcpyDirection), "invalid copy direction for memcpy");
+  void* p;
+  EXPECT_EQ(cudaMalloc(&p, size_t{1} << 50), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaFree(nullptr), cudaSuccess);
+}
+
+TEST_F(Runtime, Memory) {
+  const size_t n = 1 << 20;
+  std::vector<char> host(n, 7), back(n);
+  void *a, *b, *pinned;
+  OK(cudaMalloc(&a, n));
+  OK(cudaMalloc(&b, n));
+  OK(cudaMallocHost(&pinned, n));
+  OK(cudaMemcpy(a, host.data(), n, cudaMemcpyHostToDevice));
+  OK(cudaMemset(static_cast<char*>(a) + 1, 9, 1));
+  OK(cudaMemcpy(b, a, n, cudaMemcpyDeviceToDevice));
+  OK(cudaMemcpy(back.data(), b, n, cudaMemcpyDefault));
+  host[1] = 9;
+  EXPECT_EQ(back, host);
+  cudaStream_t s;
+  OK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  memset(pinned, 3, n);
+  OK(cudaMemcpyAsync(a, pinned, n, cudaMemcpyHostToDevice, s));
+  OK(cudaMemcpyAsync(b, a, n, cudaMemcpyDeviceToDevice, s));
+  OK(cudaMemcpyAsync(back.data(), b, n, cudaMemcpyDeviceToHost, s));  // pageable: done when it returns
+  EXPECT_EQ(back, std::vector<char>(n, 3));
+  EXPECT_EQ(cudaMemcpy(back.data(), b, n, cudaMemcpyHostToHost), cudaErrorInvalidValue);
+
+  cudaPointerAttributes what;
+  OK(cudaPointerGetAttributes(&what, static_cast<char*>(a) + 100));
+  EXPECT_EQ(what.type, cudaMemoryTypeDevice);
+  EXPECT_EQ(what.device, 0);
+  OK(cudaPointerGetAttributes(&what, pinned));
+  EXPECT_EQ(what.type, cudaMemoryTypeHost);
+  OK(cudaPointerGetAttributes(&what, host.data()));
+  EXPECT_EQ(what.type, cudaMemoryTypeUnregistered);
+
+  size_t before, after, total;
+  OK(cudaMemGetInfo(&before, &total));
+  void* later;
+  OK(cudaMallocAsync(&later, n, s));
+  OK(cudaMemsetAsync(later, 1, n, s));
+  OK(cudaMemGetInfo(&after, &total));
+  EXPECT_EQ(before - after, n);
+  OK(cudaFreeAsync(later, s));
+  OK(cudaStreamSynchronize(s));
+  OK(cudaMemGetInfo(&after, &total));
+  EXPECT_EQ(before, after);
+  OK(cudaStreamDestroy(s));
+  OK(cudaFreeHost(pinned));
+  OK(cudaFree(a));
+  OK(cudaFree(b));
+  EXPECT_EQ(cudaFree(b), cudaErrorInvalidValue);
+  cudaGetLastError();
+}
+
+// Streams 0, 1 and 2: legacy, legacy by name, the thread's own; the twins take 0 for the thread's own.
+TEST_F(Runtime, StreamHandles) {
+  unsigned long long zero, legacy, own, twin, other;
+  OK(cudaStreamGetId(nullptr, &zero));
+  OK(cudaStreamGetId(cudaStreamLegacy, &legacy));
+  OK(cudaStreamGetId(cudaStreamPerThread, &own));
+  OK(cudaStreamGetId_ptsz(nullptr, &twin));
+  EXPECT_EQ(zero, legacy);
+  EXPECT_EQ(own, twin);
+  EXPECT_NE(zero, own);
+  std::thread([&] {
+    EXPECT_EQ(cudaSetDevice(0), cudaSuccess);
+    EXPECT_EQ(cudaStreamGetId(cudaStreamPerThread, &other), cudaSuccess);
+  }).join();
+  EXPECT_NE(own, other);
+  int value = 4, back = 0, least, greatest;
+  void* p;
+  OK(cudaMalloc(&p, 4));
+  OK(cudaMemcpyAsync_ptsz(p, &value, 4, cudaMemcpyHostToDevice, nullptr));
+  OK(cudaStreamSynchronize_ptsz(nullptr));
+  OK(cudaMemcpy(&back, p, 4, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(back, 4);
+  OK(cudaFree(p));
+  OK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  cudaStream_t s;
+  OK(cudaStreamCreateWithPriority(&s, cudaStreamNonBlocking, greatest));
+  int priority;
+  unsigned flags;
+  OK(cudaStreamGetPriority(s, &priority));
+  OK(cudaStreamGetFlags(s, &flags));
+  EXPECT_EQ(priority, greatest);
+  EXPECT_EQ(flags, static_cast<unsigned>(cudaStreamNonBlocking));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, EventsAndHostFunctions) {
+  cudaStream_t s;
+  cudaEvent_t from, to;
+  OK(cudaStreamCreate(&s));
+  OK(cudaEventCreate(&from));
+  OK(cudaEventCreate(&to));
+  std::atomic<int> calls{0};
+  auto call = [](void* p) { (*static_cast<std::atomic<int>*>(p))++; };
+  OK(cudaEventRecord(from, s));
+  for (int i = 0; i < 10; i++) OK(cudaLaunchHostFunc(s, call, &calls));
+  OK(cudaStreamAddCallback(
+      s, [](cudaStream_t, cudaError_t, void* p) { (*static_cast<std::atomic<int>*>(p))++; }, &calls, 0));
+  OK(cudaEventRecord(to, s));
+  OK(cudaEventSynchronize(to));
+  EXPECT_EQ(calls, 11);
+  EXPECT_EQ(cudaEventQuery(to), cudaSuccess);
+  float milliseconds = -1;
+  OK(cudaEventElapsedTime(&milliseconds, from, to));
+  EXPECT_GE(milliseconds, 0);
+  std::atomic<bool> go{false};
+  OK(cudaLaunchHostFunc(
+      s,
+      [](void* p) {
+        while (!*static_cast<std::atomic<bool>*>(p)) std::this_thread::yield();
+      },
+      &go));
+  OK(cudaEventRecord(to, s));
+  EXPECT_EQ(cudaEventQuery(to), cudaErrorNotReady);
+  EXPECT_EQ(cudaStreamQuery(s), cudaErrorNotReady);
+  go = true;
+  OK(cudaStreamSynchronize(s));
+  cudaGetLastError();
+  OK(cudaEventDestroy(from));
+  OK(cudaEventDestroy(to));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, CaptureAndReplay) {
+  const size_t n = 4096;
+  cudaStream_t s;
+  void *a, *b, *pinned;
+  OK(cudaStreamCreate(&s));
+  OK(cudaMalloc(&a, n));
+  OK(cudaMalloc(&b, n));
+  OK(cudaMallocHost(&pinned, n));
+  OK(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal));
+  cudaStreamCaptureStatus status;
+  unsigned long long id = 0;
+  OK(cudaStreamGetCaptureInfo(s, &status, &id, nullptr, nullptr, nullptr, nullptr));
+  EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+  EXPECT_NE(id, 0u);
+  OK(cudaMemcpyAsync(a, pinned, n, cudaMemcpyHostToDevice, s));
+  OK(cudaMemcpyAsync(b, a, n, cudaMemcpyDeviceToDevice, s));
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  size_t nodes;
+  OK(cudaStreamEndCapture(s, &graph));
+  OK(cudaGraphGetNodes(graph, nullptr, &nodes));
+  EXPECT_EQ(nodes, 2u);
+  OK(cudaGraphInstantiate(&exec, graph, 0));
+  OK(cudaGraphDestroy(graph));
+  for (int value : {5, 6}) {
+    std::vector<char> back(n);
+    memset(pinned, value, n);
+    OK(cudaGraphLaunch(exec, s));
+    OK(cudaMemcpyAsync(back.data(), b, n, cudaMemcpyDeviceToHost, s));
+    EXPECT_EQ(back, std::vector<char>(n, static_cast<char>(value)));
+  }
+  OK(cudaGraphExecDestroy(exec));
+  OK(cudaFreeHost(pinned));
+  OK(cudaFree(a));
+  OK(cudaFree(b));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, Peers) {
+  void *a, *b;
+  int can;
+  OK(cudaDeviceCanAccessPeer(&can, 0, 1));
+  EXPECT_EQ(can, 1);
+  OK(cudaMalloc(&a, 16));
+  OK(cudaMemset(a, 1, 16));
+  OK(cudaDeviceSynchronize());
+  OK(cudaSetDevice(1));
+  OK(cudaMalloc(&b, 16));
+  OK(cudaMemcpyPeer(b, 1, a, 0, 16));
+  OK(cudaDeviceEnablePeerAccess(0, 0));
+  EXPECT_EQ(cudaDeviceEnablePeerAccess(0, 0), cudaErrorPeerAccessAlreadyEnabled);
+  OK(cudaDeviceDisablePeerAccess(0));
+  cudaGetLastError();
+  OK(cudaDeviceSynchronize());
+  OK(cudaFree(a));
+  OK(cudaFree(b));
+}
+
+}  // namespace
