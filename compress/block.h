@@ -316,13 +316,6 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
     memcpy((out) + slimW_ / 8, &slimBits_, 4);                     \
   }
 
-/* How many of n ascending numbers are not above a. */
-static inline slimSignedVector slimCountUpTo(slimVector a, const float* table, int32_t n) {
-  slimSignedVector count = {0};
-  for (int32_t j = 0; j < n; j++) count -= (slimSignedVector)(a >= table[j]);
-  return count;
-}
-
 static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }
 static inline void slimStoreFloat(uint8_t* out, float x) { memcpy(out, &x, 4); }
 

@@ -18,6 +18,7 @@
   X(qsgd)              \
   X(natural)           \
   X(tqsgd)             \
+  X(tbqsgd)            \
   X(tnqsgd)            \
   X(topk)              \
   X(randk)             \
@@ -54,7 +55,9 @@ typedef struct slimNode {
   bool rotated;                           /* onebit: belongs into a rotation of its own block (delta) */
   uint32_t branch;                        /* of its random draws: 0; 1, 2 inside induced's C, Q */
   int32_t inner[2];                       /* how many nodes behind this one they stand */
-  float table[128];                       /* tqsgd, tnqsgd: positive levels over gamma */
+  bool powerlaw;                          /* tqsgd, tbqsgd, tnqsgd: one of 256 tables a block, else one for all */
+  double workers;                         /* the same: N */
+  uint32_t tables;                        /* the same: where their tables begin, in bytes behind this node */
   uint32_t sections;                      /* its own, before those of inner */
   uint32_t allSections;                   /* with those of inner */
   slimSection section[SLIM_MAX_SECTIONS]; /* of one block; a code section's bits are 0 where it is never cut */
@@ -69,9 +72,13 @@ struct slimTree {
   slimSection section[SLIM_MAX_SECTIONS];
   slimNode node[8];
   uint32_t nodes;
+  uint32_t bytes; /* of the tree, with its nodes' tables behind it */
 };
 
 SLIM_FN const slimNode* slimInner(const slimNode* node, int i) { return node + node->inner[i]; }
+SLIM_FN const float* slimTables(const slimNode* node) {
+  return (const float*)(const void*)((const char*)node + node->tables);
+}
 SLIM_FN const slimNode* slimRoot(const slimTree* tree) { return tree->node + tree->root; }
 /* NULL: none. */
 SLIM_FN const slimNode* slimSelector(const slimTree* tree) {

@@ -13,7 +13,13 @@ typedef struct {
   size_t bytes;
 } slimLayout;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 slimLayout slimLayoutOf(const slimTree* tree, slimDataType_t type, uint64_t n);
+#ifdef __cplusplus
+}
+#endif
 
 /* Bytes of a section in a partial unit of nv values. */
 static inline size_t slimSectionBytes(slimSection section, uint32_t unit, uint32_t nv) {

@@ -43,6 +43,7 @@ const slimName slimNames[] = {SLIM_CODEC(fp32),
                               SLIM_CODEC(qsgd),
                               SLIM_CODEC(natural),
                               SLIM_CODEC(tqsgd),
+                              SLIM_CODEC(tbqsgd),
                               SLIM_CODEC(tnqsgd),
                               SLIM_WRAPPER(topk, slimIsSelector),
                               SLIM_WRAPPER(randk, slimIsSelector),
@@ -195,10 +196,15 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
         node->nearest = contract && !node->norm2;
       node->lsq = contract && !node->nearest;
       break;
+    case slimOp_tqsgd:
+    case slimOp_tbqsgd:
+    case slimOp_tnqsgd:
+      node->tables = (uint32_t)((char*)tree + tree->bytes - (char*)node);
+      tree->bytes += slimTableBytes(node);
+      slimFillTables(node);
+      /* fall through */
     case slimOp_ternary:
     case slimOp_natural:
-    case slimOp_tqsgd:
-    case slimOp_tnqsgd:
       node->lsq = contract;
       break;
     case slimOp_onebit:
@@ -211,10 +217,20 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
   return slimSuccess;
 }
 
+/* Of all nodes; what is wrong with a spec is build's to say. */
+static uint32_t tableBytes(const slimSpecNode* spec) {
+  slimNode node = {.op = (slimOp)spec->name->id};
+  uint32_t bytes = spec->name->setup(&node, &spec->options) ? 0 : slimTableBytes(&node);
+  for (int i = 0; i < SLIM_MAX_OPTIONS; i++)
+    if (spec->child[i]) bytes += tableBytes(spec->child[i]);
+  return bytes;
+}
+
 static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed need) {
-  slimTree* tree = calloc(1, sizeof *tree);
+  slimTree* tree = calloc(1, sizeof *tree + tableBytes(spec));
   if (!tree) return slimFail(slimSystemError, "no memory for a compressor");
   *out = tree;
+  tree->bytes = sizeof *tree;
   tree->selector = -1;
   slimNode* root;
   SLIM_CHECK(build(tree, spec, need, 0, 0, true, &root));

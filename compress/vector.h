@@ -99,6 +99,33 @@ static inline slimSignedVector slimHalvesAt(const void* codes, uint32_t i) {
   return (slimSignedVector){c[0], c[1], c[2], c[3]};
 #endif
 }
+
+#if SLIM_LANES > 4
+/* Lane by lane: `high` where the bit of index is set, else `low`. */
+static inline slimVector slimPick(slimSignedVector index, int32_t bit, slimVector low, slimVector high) {
+  const slimSignedVector set = (index & bit) != 0;
+  return (slimVector)(((slimSignedVector)high & set) | ((slimSignedVector)low & ~set));
+}
+/* table[index] for tables of `size` entries, a constant power of two; 16 entries at least must be there to be read.
+ * Register by register, where that is faster than a gather. */
+static inline __attribute__((always_inline)) slimVector slimLookUp(const float* table, const uint32_t size,
+                                                                   slimSignedVector index) {
+#if SLIM_LANES == 16
+  enum { part = 32 };
+#define SLIM_PART(i) __builtin_shuffle(slimLoad(table, 32 * (i)), slimLoad(table, 32 * (i) + 16), index)
+  if (size <= 16) return __builtin_shuffle(slimLoad(table, 0), index);
+#else
+  enum { part = 8 };
+#define SLIM_PART(i) __builtin_shuffle(slimLoad(table, 8 * (i)), index)
+  if (size > 4 * part) return (slimVector)_mm256_i32gather_ps(table, (__m256i)index, 4);
+#endif
+  if (size <= part) return SLIM_PART(0);
+  if (size == 2 * part) return slimPick(index, part, SLIM_PART(0), SLIM_PART(1));
+  return slimPick(index, 2 * part, slimPick(index, part, SLIM_PART(0), SLIM_PART(1)),
+                  slimPick(index, part, SLIM_PART(2), SLIM_PART(3)));
+#undef SLIM_PART
+}
+#endif
 static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_convertvector(x, slimVector); }
 
 /* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */

@@ -138,11 +138,71 @@ def streams(leaf):
     """Bits an element of each code section."""
     if leaf.name in ("qsgd", "ternary"):
         return [levels(leaf)[1]]
+    if leaf.name in TRUNCATED:
+        return [int(leaf.get("bits", 0))]
     return {"fp32": [32], "fp16": [16], "bf16": [16], "fp8": [8], "sign": [1], "onebit": [1], "natural": [1, 8]}[leaf.name]
 
 
 def has_scale(leaf):
-    return leaf.name in ("fp8", "onebit", "qsgd", "ternary", "natural")
+    return leaf.name in ("fp8", "onebit", "qsgd", "ternary", "natural") + TRUNCATED
+
+
+TRUNCATED = ("tqsgd", "tbqsgd", "tnqsgd")
+
+
+def is_power(leaf):
+    return leaf.name == "tbqsgd" or (leaf.name in TRUNCATED and leaf.get("model", "") == "powerlaw")
+
+
+def root_of(rising, low, high):
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return high
+
+
+def truncated_levels(leaf, table):
+    """P_0 ... P_(h-1)."""
+    h, workers = 2 ** (int(leaf.get("bits", 0)) - 1), float(leaf.get("workers", 1))
+    s = 2.0 * h - 1
+    u = (2 * np.arange(h) + 1) / s
+    if not is_power(leaf):
+        if leaf.name == "tqsgd":
+            return (u * root_of(lambda a: a * np.exp(a) - s * s * workers, 0, 100)).astype(F)
+        a = 3 * np.log(1 + s * np.sqrt(6 * workers) / 9)
+        return (-3 * np.log(1 - u * (1 - np.exp(-a / 3)))).astype(F)
+    gamma, mu = 3 + (table % 32 + 1) / 16, 2.0 ** (-2 - (table // 32) / 2)
+    below, tail, bend = np.cbrt((1 - mu) / 2), np.cbrt(mu * (gamma - 1) / 2), gamma / 3 - 1
+
+    def mass(x):
+        return (1 - mu) * x if x <= 1 else 1 - mu * x ** (1 - gamma)
+
+    def root(x):
+        return below * min(x, 1) + (tail * (1 - x ** -bend) / bend if x > 1 else 0)
+
+    def biscaled(a):
+        parts = [(mass(k * a) * k * k, (mass(a) - mass(k * a)) * (1 - k) ** 2) for k in np.arange(1, 8) / 8]
+        return min((np.cbrt(i) + np.cbrt(o)) ** 3 for i, o in parts)
+
+    quality = {"tqsgd": mass, "tnqsgd": lambda a: 2 * root(a) ** 3 / a ** 2, "tbqsgd": biscaled}[leaf.name]
+
+    def balance(a):
+        return a ** (gamma - 1) * quality(a) - mu * s * s * workers / (gamma - 2)
+
+    a = 1 if balance(1) >= 0 else 4096 if balance(4096) <= 0 else root_of(balance, 1, 4096)
+    if leaf.name == "tqsgd":
+        return (u * a).astype(F)
+    if leaf.name == "tnqsgd":
+        y = u * root(a)
+        return np.array([x / below if x <= below else (1 - (x - below) * bend / tail) ** (-1 / bend) for x in y], F)
+    least = np.inf
+    for part in np.arange(1, 32) / 32:
+        for i in np.arange(1, s - 1, 2):
+            variance = mass(part * a) * part ** 2 / i ** 2 + (mass(a) - mass(part * a)) * (1 - part) ** 2 / (s - i) ** 2
+            if variance < least * (1 - 1e-9):
+                least, k, inside = variance, part, i
+    return np.array([i / inside * k * a if i <= inside else k * a + (i - inside) / (s - inside) * (a - k * a)
+                     for i in u * s], F)
 
 
 def decode_leaf(leaf, sections, size, block):
@@ -150,6 +210,9 @@ def decode_leaf(leaf, sections, size, block):
     scale = None
     if has_scale(leaf):
         scale = np.repeat(np.frombuffer(sections.pop(0), "<f4"), block)[:size]
+    tables = np.zeros(size, np.int64)
+    if is_power(leaf):
+        tables = np.repeat(np.frombuffer(sections.pop(0), np.uint8), block)[:size].astype(np.int64)
     codes = [unpack(data, size, bits) for data, bits in zip(sections, streams(leaf))]
     if leaf.name == "fp32":
         return codes[0].astype(np.uint32).view(F)
@@ -167,6 +230,11 @@ def decode_leaf(leaf, sections, size, block):
         return np.where(codes[0], -scale, scale)
     if leaf.name in ("qsgd", "ternary"):
         return (codes[0] - levels(leaf)[0]).astype(F) * scale
+    if leaf.name in TRUNCATED:
+        known = {table: truncated_levels(leaf, table) for table in set(tables)}
+        h = 2 ** (streams(leaf)[0] - 1)
+        levels_of = np.stack([known[table][np.where(c >= h, c - h, h - 1 - c)] for table, c in zip(tables, codes[0])])
+        return np.where(codes[0] >= h, levels_of * scale, -(levels_of * scale))
     size = (codes[1].astype(np.uint32) << 23).astype(np.uint32).view(F)  # natural
     return np.where(codes[0], -size, size) * scale
 
@@ -217,7 +285,8 @@ def section_bytes(node, size, nv, whole, block=None):
         index = [blocks * up(k * log2(node.block()), 8)] if node.name == "topk" else []
         index += [blocks] if ultra_sparse(node) else []
         return index + [blocks * b for b in section_bytes(node.children[0], k, k, True, block=k)]
-    scale = [4 * up(size, block or node.block())] if has_scale(node) else []
+    blocks = up(size, block or node.block())
+    scale = ([4 * blocks] if has_scale(node) else []) + ([blocks] if is_power(node) else [])
     return scale + [up((size if whole else nv) * bits, 8) for bits in streams(node)]
 
 

@@ -1,142 +1,273 @@
-/* tnqsgd, tqsgd (TNQSGD, arXiv 2402.01160): truncation and 2^bits levels, both optimal for Laplace-distributed values
- * of the block's mean magnitude gamma; tqsgd's levels are uniform, tnqsgd's dense around zero. No level is zero.
- * Stochastic rounding inside the threshold, bias beyond it. format.md §5. */
+/* tqsgd, tbqsgd, tnqsgd (TNQSGD, arXiv 2402.01160 and 2402.01798): truncation and 2^bits levels, placed for a model of
+ * the values: Laplace, or a power-law tail that is fitted to each block. tqsgd's levels are uniform, tbqsgd's uniform
+ * on two scales, tnqsgd's dense around zero. No level is zero. Stochastic rounding inside the threshold, bias beyond
+ * it. format.md §5. */
 #ifndef SLIM_CODEC_TNQSGD_H_
 #define SLIM_CODEC_TNQSGD_H_
 
 #include "compress/codec/qsgd.h"
+#include "compress/levels.h"
+
+/* A node's tables: −P_0, then the positive levels P_0 … P_(h−1), ascending. Number t begins at slimTables(node) + t ·
+ * slimTableStride(node). */
+SLIM_FN uint32_t slimTableStride(const slimNode* node) {
+  const uint32_t h = 1u << (node->bits - 1);
+  return (h < 16 ? 16 : h) + 1; /* slimLookUp reads 16 at least */
+}
 
 #ifndef SLIM_CUDA
 #define SLIM_TRUNCATED_OPTIONS                                                                \
   {"bits", slimOptionInt, NULL, 2, 8, NULL}, {"workers", slimOptionInt, "1", 1, 1e9, NULL}, { \
     "block", slimOptionBlock, "512", 0, 0, NULL                                               \
   }
-SLIM_OPTIONS(tqsgd) = {SLIM_TRUNCATED_OPTIONS, SLIM_END_OPTIONS};
-SLIM_OPTIONS(tnqsgd) = {SLIM_TRUNCATED_OPTIONS, SLIM_END_OPTIONS};
+SLIM_OPTIONS(tqsgd) = {
+    SLIM_TRUNCATED_OPTIONS, {"model", slimOptionChoice, "laplace", 0, 0, "laplace|powerlaw"}, SLIM_END_OPTIONS};
+SLIM_OPTIONS(tnqsgd) = {
+    SLIM_TRUNCATED_OPTIONS, {"model", slimOptionChoice, "laplace", 0, 0, "laplace|powerlaw"}, SLIM_END_OPTIONS};
+SLIM_OPTIONS(tbqsgd) = {SLIM_TRUNCATED_OPTIONS, SLIM_END_OPTIONS}; /* a power law's */
 
-/* The threshold over gamma for s intervals: minimises variance/N + truncation bias. tnqsgd: 3·ln(1 + s·√(6N)/9). tqsgd:
- * a·e^a = s²·N (Newton's method). */
-static inline double slimTruncation(bool uniform, double s, double workers) {
-  if (!uniform) return 3 * log(1 + s * sqrt(6 * workers) / 9);
-  const double target = 2 * log(s) + log(workers);
-  double a = target > 1 ? target - log(target) : 0.5;
-  for (int i = 0; i < 50; i++) a -= (a + log(a) - target) / (1 + 1 / a);
-  return a;
-}
-
-/* Positive levels over gamma, ascending: h = 2^(bits − 1) of them; level j is number h + j of 0 … s. */
-static inline const char* slimSetupTruncated(slimNode* node, const slimOptionValues* o, bool uniform) {
+static inline const char* slimSetupTruncated(slimNode* node, const slimOptionValues* o, bool powerlaw) {
   node->bits = (uint32_t)o->value[0];
+  node->workers = o->value[1];
   node->block = (uint32_t)o->value[2];
-  const uint32_t h = 1u << (node->bits - 1);
-  const double s = 2.0 * h - 1, a = slimTruncation(uniform, s, o->value[1]), reach = 1 - exp(-a / 3);
-  for (uint32_t j = 0; j < h; j++) {
-    const double u = (2.0 * j + 1) / s;
-    node->table[j] = (float)(uniform ? u * a : -3 * log(1 - u * reach));
-  }
-  node->sections = 2;
-  node->section[0] = (slimSection){4, 0};
-  node->section[1] = (slimSection){node->block * node->bits / 8, node->bits};
+  node->powerlaw = powerlaw;
+  node->section[node->sections++] = (slimSection){4, 0};
+  if (powerlaw) node->section[node->sections++] = (slimSection){1, 0};
+  node->section[node->sections++] = (slimSection){node->block * node->bits / 8, node->bits};
   return NULL;
 }
 static inline const char* slimSetup_tqsgd(slimNode* node, const slimOptionValues* o) {
-  return slimSetupTruncated(node, o, true);
+  return slimSetupTruncated(node, o, o->value[3] == 1);
 }
 static inline const char* slimSetup_tnqsgd(slimNode* node, const slimOptionValues* o) {
-  return slimSetupTruncated(node, o, false);
+  return slimSetupTruncated(node, o, o->value[3] == 1);
+}
+static inline const char* slimSetup_tbqsgd(slimNode* node, const slimOptionValues* o) {
+  return slimSetupTruncated(node, o, true);
+}
+
+static inline uint32_t slimTableCount(const slimNode* node) {
+  const bool truncated = node->op == slimOp_tqsgd || node->op == slimOp_tbqsgd || node->op == slimOp_tnqsgd;
+  return node->powerlaw ? SLIM_POWER_TABLES : truncated;
+}
+static inline uint32_t slimTableBytes(const slimNode* node) {
+  return slimTableCount(node) * slimTableStride(node) * (uint32_t)sizeof(float);
+}
+static inline void slimFillTables(slimNode* node) {
+  for (uint32_t i = 0; i < slimTableCount(node); i++) {
+    float* table = (float*)(uintptr_t)slimTables(node) + i * slimTableStride(node);
+    if (node->powerlaw)
+      slimPowerLevels(node->op, node->bits, node->workers, i, table + 1);
+    else
+      slimLaplaceLevels(node->op, node->bits, node->workers, table + 1);
+    table[0] = -table[1];
+  }
 }
 
 /* Truncation is biased, so no omega. Fitted: with c = a·gamma the largest level, ⟨q,q⟩ ≤ n·c². E⟨v,q⟩ = Σ|v|min(|v|, c)
- * is at least c‖v‖ where some |v| ≥ c, else ‖v‖² ≥ √n·gamma·‖v‖: so delta ≥ 1/n or 1/a². */
+ * is at least c‖v‖ where some |v| ≥ c, else ‖v‖² ≥ √n·gamma·‖v‖: so delta ≥ 1/n or 1/a². (A power law's levels are over
+ * 2·gamma.) */
 static inline slimClass slimClass_tnqsgd(const slimNode* node, double n) {
-  const double a = (double)node->table[(1u << (node->bits - 1)) - 1];
-  return (slimClass){INFINITY, node->lsq ? 1 / fmax(n, a * a) : 0, node->bits + 32.0 / n};
+  double a = 0;
+  for (uint32_t i = 0; i < slimTableCount(node); i++)
+    a = fmax(a, (double)slimTables(node)[i * slimTableStride(node) + (1u << (node->bits - 1))]);
+  if (node->powerlaw) a *= 2;
+  const double bits = node->bits + (node->powerlaw ? 40 : 32) / n;
+  return (slimClass){INFINITY, node->lsq ? 1 / fmax(n, a * a) : 0, bits};
 }
 static inline slimClass slimClass_tqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
+static inline slimClass slimClass_tbqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
 #endif
 
-/* One value over gamma, a = |t|, between its neighbours `low` (−p0 below the smallest level) and `high`: the number of
- * its level. */
-SLIM_FN int32_t slimTruncatedCode(float t, float low, float high, int32_t below, float y, int32_t h) {
-  const float a = fabsf(t);
-  const int32_t m = below + (y < (a - low) / (high - low));
-  return t < 0 ? h - (m < h ? m : h) : h - 1 + (m < h ? m : h);
+/* ---- One value ------------------------------------------------------------------------------------------------ */
+
+/* The number of t's level, by halves. y is uniform in (0, 1). */
+SLIM_FN int32_t slimTruncatedCode(float t, const float* table, int32_t h, float y) {
+  const float a = fabsf(t), *levels = table + 1;
+  int32_t below = 0; /* how many are not above a */
+  for (int32_t step = h / 2; step; step /= 2) below += (a >= levels[below + step - 1]) * step;
+  const float low = table[below], high = levels[below];
+  const int32_t m = below + (y * (high - low) < a - low);
+  return h - 1 + m + (t < 0) * (1 - 2 * m); /* left of zero: h − m */
+}
+SLIM_FN float slimTruncatedValue(int32_t code, const float* table, int32_t h, float scale) {
+  const int32_t c = code - h, left = c >> 31; /* −1 − c is left's number */
+  return slimFloat(slimBits(table[1 + (c ^ left)] * scale) ^ ((uint32_t)left & 0x80000000u));
 }
 
-SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
-                                 const slimNode* node, float scale, float* restrict levels) {
-  const int32_t h = 1 << (node->bits - 1);
-  SLIM_EACH(j, (uint32_t)h) {
-    levels[h + (int32_t)j] = node->table[j] * scale;
-    levels[h - 1 - (int32_t)j] = -(node->table[j] * scale);
-  }
-  slimSync();
+/* log2(t), to 0.001, for t ≥ 1; else 0. */
+SLIM_FN float slimTailLog(float t) {
+  const uint32_t bits = slimBits(t), one = 0x3f800000;
+  const uint32_t x = bits > one ? bits : one;
+  const float f = slimFloat((x & 0x7fffff) | one) - 1;
+  return ((float)(int32_t)((x >> 23) - 127) + f) + f * (1 - f) * (0.421875f - 0.15625f * f);
+}
+
+/* The table that fits a tail of `count` values out of nv, whose log2 over g_min add up to `logs`: Hill's estimator. */
+SLIM_FN uint32_t slimPowerTable(uint32_t count, uint32_t nv, float logs) {
+  const double slope = logs > 0 ? 16 * (double)count / (0.6931471805599453 * (double)logs) + 0.5 : 64;
+  const uint32_t exponent = slope < 33 ? 0 : slope < 64 ? (uint32_t)slope - 33 : SLIM_POWER_EXPONENTS - 1;
+  const double share = (double)count / nv;
+  uint32_t mass = 0;
+  for (double limit = 0x1p-9; mass + 1 < SLIM_POWER_MASSES && share * share * share * share < limit; limit /= 4) mass++;
+  return SLIM_POWER_EXPONENTS * mass + exponent;
+}
+
+/* ---- A block -------------------------------------------------------------------------------------------------- */
+
+#if !defined(SLIM_CUDA) && SLIM_LANES > 4 /* as above, for a whole vector; h is a constant */
+
+SLIM_ALWAYS void slimTruncatedVectors(uint8_t* restrict codes, const float* restrict v, uint32_t size, float p, float r,
+                                      const uint16_t* restrict d, const float* restrict table, const int32_t h) {
+  const int32_t some = h > 16 ? 16 : h, coarse = h / some; /* of more than 16 levels, every coarse-th one first */
+  const float* levels = table + 1;
+  float pivots[16] = {0};
+  for (int32_t i = 0; i < some; i++) pivots[i] = levels[coarse * (i + 1) - 1];
+  int32_t code[SLIM_MIN_BLOCK];
   SLIM_ASSUME_BLOCK(size);
-#if !defined(SLIM_CUDA) && SLIM_LANES == 16
-  if (h <= 8) { /* all levels in one register */
-    slimVector all = {0};
-    memcpy(&all, levels, 8 * (size_t)h);
-    for (uint32_t i = 0; i < size; i += 16) slimStore(out, i, __builtin_shuffle(all, slimBytesAt(codes, i)));
-    return;
+  for (uint32_t i = 0; i < size; i += SLIM_MIN_BLOCK) {
+    for (uint32_t k = 0; k < SLIM_MIN_BLOCK; k += SLIM_LANES) {
+      const slimVector t = slimLoad(v, i + k) * p * r, a = slimAbs(t);
+      slimSignedVector below = {0};
+#pragma GCC unroll 4
+      for (int32_t step = some / 2; step; step /= 2)
+        below -= (slimSignedVector)(a >= slimLookUp(pivots, (uint32_t)some, below + (step - 1))) * step;
+      below *= coarse;
+#pragma GCC unroll 3
+      for (int32_t step = coarse / 2; step; step /= 2)
+        below -= (slimSignedVector)(a >= slimLookUp(levels, (uint32_t)h, below + (step - 1))) * step;
+      const slimVector low = slimLookUp(table, (uint32_t)h, below), high = slimLookUp(levels, (uint32_t)h, below);
+      const slimVector y = slimToFloats(slimHalvesAt(d, i + k)) * 0x1p-16f + 0x1p-17f;
+      const slimSignedVector m = below - (slimSignedVector)(y * (high - low) < a - low), left = t < 0;
+      const slimSignedVector c = (left & (h - m)) | (~left & (h - 1 + m));
+      memcpy(code + k, &c, sizeof c);
+    }
+    for (uint32_t k = 0; k < SLIM_MIN_BLOCK; k++) codes[i + k] = (uint8_t)code[k];
   }
-#endif
-  SLIM_EACH(i, size) out[i] = levels[codes[i]];
 }
+SLIM_ALWAYS void slimLevelVectors(float* restrict out, const uint8_t* restrict codes, uint32_t size,
+                                  const float* restrict table, float scale, const int32_t h) {
+  SLIM_ASSUME_BLOCK(size);
+  for (uint32_t i = 0; i < size; i += SLIM_LANES) {
+    const slimSignedVector c = slimBytesAt(codes, i) - h, left = c >> 31;
+    slimStore(out, i,
+              slimFlipped(slimLookUp(table + 1, (uint32_t)h, c ^ left) * scale, (slimBitsVector)left & 0x80000000u));
+  }
+}
+#define SLIM_WITH_LEVELS(name, bits, ...) \
+  switch (bits) {                         \
+    case 2:                               \
+      name##Vectors(__VA_ARGS__, 2);      \
+      break;                              \
+    case 3:                               \
+      name##Vectors(__VA_ARGS__, 4);      \
+      break;                              \
+    case 4:                               \
+      name##Vectors(__VA_ARGS__, 8);      \
+      break;                              \
+    case 5:                               \
+      name##Vectors(__VA_ARGS__, 16);     \
+      break;                              \
+    case 6:                               \
+      name##Vectors(__VA_ARGS__, 32);     \
+      break;                              \
+    case 7:                               \
+      name##Vectors(__VA_ARGS__, 64);     \
+      break;                              \
+    default:                              \
+      name##Vectors(__VA_ARGS__, 128);    \
+  }
+static inline void slimTruncatedCodes(uint8_t* restrict codes, const float* restrict v, uint32_t size, float p, float r,
+                                      const uint16_t* restrict d, const float* restrict table, uint32_t bits) {
+  SLIM_WITH_LEVELS(slimTruncated, bits, codes, v, size, p, r, d, table)
+}
+static inline void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
+                                       const float* restrict table, float scale,
+                                       uint32_t bits){SLIM_WITH_LEVELS(slimLevel, bits, out, codes, size, table, scale)}
+#undef SLIM_WITH_LEVELS
+
+#else
+
+SLIM_FN void slimTruncatedCodes(uint8_t* restrict codes, const float* restrict v, uint32_t size, float p, float r,
+                                const uint16_t* restrict d, const float* restrict table, uint32_t bits) {
+  SLIM_ASSUME_BLOCK(size);
+  SLIM_EACH(i, size)
+  codes[i] =
+      (uint8_t)slimTruncatedCode(v[i] * p * r, table, 1 << (bits - 1), (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f);
+}
+SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
+                                 const float* restrict table, float scale, uint32_t bits) {
+  SLIM_ASSUME_BLOCK(size);
+  SLIM_EACH(i, size) out[i] = slimTruncatedValue(codes[i], table, 1 << (bits - 1), scale);
+}
+
+#endif
 
 SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
-  const uint32_t size = b->size;
+  const uint32_t size = b->size, bits = node->bits, last = node->sections - 1;
   const slimNormal normal = slimNormalise(b->maxBits);
   const float p = normal.p;
-  const int32_t h = 1 << (node->bits - 1);
   SLIM_ASSUME_BLOCK(size);
   if (!b->maxBits) {
-    slimZero(sec[1], size * node->bits / 8);
+    if (node->powerlaw) slimStoreByte(sec[1], 0);
+    slimZero(sec[last], size * bits / 8);
     return slimStoreScale(sec[0], 0, normal, 1);
   }
   float sum;
   SLIM_TREE_SUM(sum, size, i, slimAbs(slimLoad(v, i) * p));
-  const float gamma = sum / (float)b->nv, r = 1 / gamma;
+  float gamma = sum / (float)b->nv;
+  if (node->powerlaw) gamma *= 2; /* g_min */
+  const float r = 1 / gamma;
 
   uint8_t* restrict codes = (uint8_t*)(void*)b->scratch;
-  int32_t* restrict below = (int32_t*)(void*)(b->scratch + slimRoundUp(size / 4, 16));
-  uint32_t* words = (uint32_t*)(void*)below + size;
-  slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
-  const uint16_t* restrict d = (const uint16_t*)(const void*)words;
-  SLIM_EACH_VECTOR(i, size) { /* levels that are not above |t| */
-    const slimSignedVector count = slimCountUpTo(slimAbs(slimLoad(v, i) * p * r), node->table, h - 1);
-    memcpy(below + i, &count, sizeof count);
+  float* restrict q = b->scratch + slimRoundUp(size / 4, 16);
+  const float* table = slimTables(node);
+  if (node->powerlaw) {
+    uint32_t count;
+    float logs;
+    SLIM_INTEGER_SUM(count, size, i, fabsf(v[i] * p * r) > 1);
+    SLIM_EACH(i, size) q[i] = slimTailLog(fabsf(v[i] * p * r));
+    slimSync();
+    SLIM_TREE_SUM(logs, size, i, slimLoad(q, i));
+    const uint32_t fitted = slimPowerTable(count, b->nv, logs);
+    slimStoreByte(sec[1], (uint8_t)fitted);
+    table += fitted * slimTableStride(node);
+    slimSync();
   }
-  float* restrict neighbour = (float*)(void*)(words + slimRoundUp(size / 2, 64)); /* −p0, p0, p1, … */
-  SLIM_EACH(j, (uint32_t)h + 1) neighbour[j] = j ? node->table[j - 1] : -node->table[0];
-  slimSync();
-  SLIM_EACH(i, size)
-  codes[i] = (uint8_t)slimTruncatedCode(v[i] * p * r, neighbour[below[i]], neighbour[below[i] + 1], below[i],
-                                        (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, h);
+  uint32_t* words = (uint32_t*)(void*)q;
+  slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
+  slimTruncatedCodes(codes, v, size, p, r, (const uint16_t*)(const void*)words, table, bits);
 
   float scale = gamma;
   if (node->lsq) {
-    float* restrict q = (float*)(void*)below;
     float wq, qq;
     slimSync();
-    slimTruncatedValues(q, codes, size, node, 1, (float*)(void*)words);
+    slimTruncatedValues(q, codes, size, table, 1, bits);
     slimSync();
     SLIM_EACH(i, size - b->nv) q[b->nv + i] = 0;
     SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimLoad(q, i));
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;
   }
-  slimPack(sec[1], codes, size, node->bits);
-  return slimStoreScale(sec[0], scale, normal, node->table[h - 1]);
+  slimPack(sec[last], codes, size, bits);
+  return slimStoreScale(sec[0], scale, normal, table[1u << (bits - 1)]);
 }
 SLIM_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
-  slimUnpack(codes, sec[1], b->size, node->bits);
-  slimTruncatedValues(out, codes, b->size, node, slimLoadFloat(sec[0]), b->scratch + slimRoundUp(b->size / 4, 16));
+  const float* table = slimTables(node) + (node->powerlaw ? *sec[1] * slimTableStride(node) : 0);
+  slimUnpack(codes, sec[node->sections - 1], b->size, node->bits);
+  slimTruncatedValues(out, codes, b->size, table, slimLoadFloat(sec[0]), node->bits);
 }
 SLIM_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   return slimEncode_tnqsgd(node, b, v, sec);
 }
 SLIM_FN void slimDecode_tqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  slimDecode_tnqsgd(node, b, sec, out);
+}
+SLIM_FN bool slimEncode_tbqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+  return slimEncode_tnqsgd(node, b, v, sec);
+}
+SLIM_FN void slimDecode_tbqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   slimDecode_tnqsgd(node, b, sec, out);
 }
 

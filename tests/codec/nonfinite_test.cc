@@ -178,8 +178,9 @@ TEST_P(NonFinite, OneRankFlagsForAll) {
 INSTANTIATE_TEST_SUITE_P(
     Specs, NonFinite,
     testing::Values("none(fp16)", "ef(onebit)", "ef(qsgd(bits=4))", "none(sign)", "none(fp8)", "none(natural)",
-                    "ef(rotate(onebit))", "ef(rotate(qsgd(bits=2),block=2048))", "ef(topk(ratio=0.01,qsgd(bits=8)))",
-                    "ef(topk(ratio=0.01))", "ef(randk(ratio=0.01))", "none(ternary(norm=2))", "diana(qsgd(bits=4))",
+                    "none(tnqsgd(bits=3))", "ef(tbqsgd(bits=4))", "ef(rotate(onebit))",
+                    "ef(rotate(qsgd(bits=2),block=2048))", "ef(topk(ratio=0.01,qsgd(bits=8)))", "ef(topk(ratio=0.01))",
+                    "ef(randk(ratio=0.01))", "none(ternary(norm=2))", "diana(qsgd(bits=4))",
                     "ef21(topk(ratio=0.05,qsgd(bits=8)))", "none(induced(topk(ratio=0.01,block=512),qsgd(bits=4)))",
                     "up=diana(ternary(norm=inf)); down=diana(natural)",
                     "up=ef(qsgd(bits=4)); down=ef(topk(ratio=0.01))", "up=ef21(onebit); down=ef21(onebit)"));

@@ -53,6 +53,13 @@ const Spec kSpecs[] = {
     {"none(tnqsgd(bits=3))", "none(tqsgd(bits=4,block=64))"},
     {"ef(tqsgd(bits=2))", "ef(tnqsgd(bits=8,workers=4))"},
     {"none(topk(ratio=0.1,block=256,tnqsgd(bits=4)))", "ef(rotate(tqsgd(bits=5,workers=2)))"},
+    {"none(tnqsgd(bits=5,block=64))", "ef(tnqsgd(bits=6))"},
+    {"none(tnqsgd(bits=7))", "none(tqsgd(bits=8))"},
+    {"none(tnqsgd(bits=3,model=powerlaw))", "ef(tnqsgd(bits=2,model=powerlaw,block=64))"},
+    {"ef(tqsgd(bits=4,model=powerlaw,workers=8))", "none(tnqsgd(bits=8,model=powerlaw))"},
+    {"none(tbqsgd(bits=3))", "ef(tbqsgd(bits=4,block=128,workers=2))"},
+    {"none(topk(ratio=0.1,block=256,tbqsgd(bits=2)))", "none(rotate(tnqsgd(bits=5,model=powerlaw)))"},
+    {"ef(topk(ratio=0.05,scope=chunk,tnqsgd(bits=6,model=powerlaw)))", "none(tbqsgd(bits=7))"},
     // Selectors.
     {"none(topk(ratio=0.01))", "none(topk(k=5,block=64))"},
     {"ef(topk(ratio=0.01))", "ef(topk(ratio=0.01))"},

@@ -7,7 +7,10 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
+#include <mutex>
 #include <stdexcept>
+#include <tuple>
 
 namespace ref {
 namespace {
@@ -234,6 +237,8 @@ bool hasScale(const Node& leaf) {
          leaf.kind == Kind::kNatural || leaf.kind == Kind::kTruncated;
 }
 
+bool hasTable(const Node& leaf) { return leaf.kind == Kind::kTruncated && leaf.powerlaw; }
+
 std::vector<unsigned> streamsOf(const Node& leaf) {
   switch (leaf.kind) {
     case Kind::kFp32:
@@ -256,28 +261,117 @@ std::vector<unsigned> streamsOf(const Node& leaf) {
   }
 }
 
-// tqsgd, tnqsgd: the positive levels of a block whose mean magnitude is 1 (§5).
-std::vector<float> truncatedLevels(const Node& leaf) {
+// The root of a rising function, to the last bit.
+double rootOf(double low, double high, const std::function<double(double)>& rising) {
+  for (int i = 0; i < 200; i++) {
+    double middle = low + (high - low) / 2;
+    (rising(middle) < 0 ? low : high) = middle;
+  }
+  return high;
+}
+
+// A power law's levels for one of its 256 tables.
+std::vector<double> powerLevels(const Node& leaf, uint32_t table) {
+  double gamma = 3 + (table % 32 + 1) / 16.0, mu = std::exp2(-2 - (table / 32) / 2.0);
   size_t h = size_t{1} << (leaf.bits - 1);
-  double s = 2.0 * static_cast<double>(h) - 1, a = 3 * std::log(1 + s * std::sqrt(6 * leaf.workers) / 9);
-  if (leaf.uniform) {  // a·e^a = s²·N, by bisection
-    double low = 0, high = 100;
-    for (int i = 0; i < 200; i++) {
-      a = (low + high) / 2;
-      (a * std::exp(a) < s * s * leaf.workers ? low : high) = a;
+  double s = 2.0 * static_cast<double>(h) - 1;
+  auto within = [=](double x) { return x <= 1 ? (1 - mu) * x : 1 - mu * std::pow(x, 1 - gamma); };
+  double inner = std::cbrt((1 - mu) / 2), outer = std::cbrt(mu * (gamma - 1) / 2);
+  auto root = [=](double x) {
+    double r = inner * std::min(x, 1.0);
+    if (x > 1) r += outer * (1 - std::pow(x, 1 - gamma / 3)) / (gamma / 3 - 1);
+    return r;
+  };
+  auto quality = [&](double a) {
+    if (!leaf.biscaled && !leaf.nonuniform) return within(a);
+    if (leaf.nonuniform) return 2 * std::pow(root(a), 3) / (a * a);
+    double least = std::numeric_limits<double>::infinity();
+    for (double k = 0.125; k < 1; k += 0.125) {
+      double i = std::cbrt(within(k * a) * k * k), o = std::cbrt((within(a) - within(k * a)) * (1 - k) * (1 - k));
+      least = std::min(least, std::pow(i + o, 3));
+    }
+    return least;
+  };
+  auto rising = [&](double a) { return std::pow(a, gamma - 1) * quality(a) - mu * s * s * leaf.workers / (gamma - 2); };
+  double a = rising(1) >= 0 ? 1 : rising(4096) <= 0 ? 4096 : rootOf(1, 4096, rising);
+  double k = 0, inside = 0, least = std::numeric_limits<double>::infinity();  // tbqsgd's
+  for (double part = 1 / 32.0; part < 1; part += 1 / 32.0) {
+    for (double i = 1; i <= s - 2; i += 2) {
+      double variance = within(part * a) * part * part / (i * i) +
+                        (within(a) - within(part * a)) * (1 - part) * (1 - part) / ((s - i) * (s - i));
+      if (variance >= least * (1 - 1e-9)) continue;
+      least = variance;
+      k = part;
+      inside = i;
     }
   }
-  std::vector<float> levels(h);
+  std::vector<double> levels(h);
   for (size_t j = 0; j < h; j++) {
-    double u = (2.0 * static_cast<double>(j) + 1) / s;
-    levels[j] = static_cast<float>(leaf.uniform ? u * a : -3 * std::log(1 - u * (1 - std::exp(-a / 3))));
+    double i = 2.0 * static_cast<double>(j) + 1;
+    levels[j] = i / s * a;
+    if (leaf.biscaled) {
+      levels[j] = i <= inside ? i / inside * k * a : k * a + (i - inside) / (s - inside) * (a - k * a);
+    }
+    if (leaf.nonuniform) {
+      double y = i / s * root(a);
+      levels[j] = y <= inner ? y / inner : std::pow(1 - (y - inner) * (gamma / 3 - 1) / outer, 1 / (1 - gamma / 3));
+    }
   }
   return levels;
+}
+
+std::vector<double> laplaceLevels(const Node& leaf) {
+  size_t h = size_t{1} << (leaf.bits - 1);
+  double s = 2.0 * static_cast<double>(h) - 1, a = 3 * std::log(1 + s * std::sqrt(6 * leaf.workers) / 9);
+  if (!leaf.nonuniform) {
+    a = rootOf(0, 100, [&](double x) { return x * std::exp(x) - s * s * leaf.workers; });
+  }
+  std::vector<double> levels(h);
+  for (size_t j = 0; j < h; j++) {
+    double u = (2.0 * static_cast<double>(j) + 1) / s;
+    levels[j] = leaf.nonuniform ? -3 * std::log(1 - u * (1 - std::exp(-a / 3))) : u * a;
+  }
+  return levels;
+}
+
+// tqsgd, tbqsgd, tnqsgd: the positive levels of a table (§5).
+const std::vector<float>& truncatedLevels(const Node& leaf, uint32_t table) {
+  static std::map<std::tuple<bool, bool, bool, uint32_t, double, uint32_t>, std::vector<float>> known;
+  static std::mutex lock;
+  std::lock_guard<std::mutex> hold(lock);
+  std::vector<float>& levels = known[{leaf.biscaled, leaf.nonuniform, leaf.powerlaw, leaf.bits, leaf.workers, table}];
+  if (levels.empty()) {
+    for (double level : leaf.powerlaw ? powerLevels(leaf, table) : laplaceLevels(leaf)) {
+      levels.push_back(static_cast<float>(level));
+    }
+  }
+  return levels;
+}
+
+// The table for a block whose values over g_min have the magnitudes `sizes`.
+uint32_t tableOf(const std::vector<float>& sizes, size_t nv) {
+  size_t count = 0;
+  std::vector<float> logs(sizes.size());
+  for (size_t i = 0; i < sizes.size(); i++) {
+    if (!(sizes[i] > 1)) continue;
+    count++;
+    int k = std::ilogb(sizes[i]);
+    float f = std::ldexp(sizes[i], -k) - 1.0f;
+    float bend = f * (1.0f - f) * (0.421875f - 0.15625f * f);
+    logs[i] = (static_cast<float>(k) + f) + bend;
+  }
+  double sum = treeSum(logs), exponent = 64;
+  if (sum > 0) exponent = std::floor(16 * static_cast<double>(count) / (0.6931471805599453 * sum) + 0.5);
+  uint32_t e = static_cast<uint32_t>(std::min(std::max(exponent, 33.0), 64.0)) - 33, m = 0;
+  double share = static_cast<double>(count) / static_cast<double>(nv);
+  for (int i = -9; i >= -21; i -= 2) m += share * share * share * share < std::ldexp(1.0, i);
+  return 32 * m + e;
 }
 
 // One block of a codec: its scale (if it has one) and a code an element in each of its streams.
 struct Block {
   float scale = 0;
+  uint32_t table = 0;  // of a power law
   std::vector<std::vector<uint32_t>> codes;
   bool overflow = false;
 };
@@ -288,7 +382,7 @@ int exponentOf(const std::vector<float>& v) {
   return std::max(static_cast<int>(largest >> 23), 1) - 127;
 }
 
-float decodeElement(const Node& leaf, float scale, uint32_t code, uint32_t code2) {
+float decodeElement(const Node& leaf, float scale, uint32_t table, uint32_t code, uint32_t code2) {
   switch (leaf.kind) {
     case Kind::kFp32:
       return floatOf(code);
@@ -305,7 +399,7 @@ float decodeElement(const Node& leaf, float scale, uint32_t code, uint32_t code2
     case Kind::kQsgd:
       return static_cast<float>(static_cast<int>(code) - static_cast<int>(leaf.levels)) * scale;
     case Kind::kTruncated: {
-      std::vector<float> levels = truncatedLevels(leaf);
+      const std::vector<float>& levels = truncatedLevels(leaf, table);
       size_t h = levels.size();
       return code >= h ? levels[code - h] * scale : -(levels[h - 1 - code] * scale);
     }
@@ -408,11 +502,17 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     }
     stored = m / levels;
   } else if (leaf.kind == Kind::kTruncated) {
-    std::vector<float> levels = truncatedLevels(leaf);
+    stored = treeSum(sizes) / static_cast<float>(nv);
+    if (leaf.powerlaw) stored = 2.0f * stored;
+    float r = 1.0f / stored;
+    if (leaf.powerlaw) {
+      std::vector<float> over(v.size());
+      for (size_t i = 0; i < v.size(); i++) over[i] = std::fabs(w[i] * r);
+      block.table = tableOf(over, nv);
+    }
+    const std::vector<float>& levels = truncatedLevels(leaf, block.table);
     size_t h = levels.size();
     largestDecodable = levels.back();
-    stored = treeSum(sizes) / static_cast<float>(nv);
-    float r = 1.0f / stored;
     for (size_t i = 0; i < v.size(); i++) {
       float a = std::fabs(w[i] * r);
       size_t j = 0;
@@ -420,9 +520,9 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       float low = j ? levels[j - 1] : -levels[0];
       uint32_t d = draw16(place.stamp, kDither, place.branch, false, e0 + i);
       float y = (static_cast<float>(d) + 0.5f) * std::ldexp(1.0f, -16);
-      size_t m = std::min(j + (y < (a - low) / (levels[j] - low) ? 1 : 0), h);
+      size_t m = j + (y * (levels[j] - low) < a - low ? 1 : 0);
       codes[i] = static_cast<uint32_t>(w[i] < 0 ? h - m : h - 1 + m);
-      q[i] = i < nv ? decodeElement(leaf, 1, codes[i], 0) : 0;
+      q[i] = i < nv ? decodeElement(leaf, 1, block.table, codes[i], 0) : 0;
     }
   } else {  // natural
     largestDecodable = 2;
@@ -506,6 +606,7 @@ std::vector<size_t> sectionBytes(const Node& node, size_t size, size_t nv, bool 
       break;
     default:
       if (hasScale(node)) bytes.push_back(4 * ceilDiv(size, node.block));
+      if (hasTable(node)) bytes.push_back(ceilDiv(size, node.block));
       for (unsigned bits : streamsOf(node)) bytes.push_back(ceilDiv((whole ? size : nv) * bits, 8));
   }
   return bytes;
@@ -542,7 +643,7 @@ Unit encodeLeaf(const Node& leaf, const std::vector<float>& v, size_t nv, uint64
   Unit unit;
   unit.sections = emptySections(leaf, v.size(), nv, whole);
   std::vector<unsigned> streams = streamsOf(leaf);
-  size_t firstStream = hasScale(leaf) ? 1 : 0;
+  size_t firstStream = (hasScale(leaf) ? 1 : 0) + (hasTable(leaf) ? 1 : 0);
   for (size_t start = 0; start < v.size(); start += leaf.block) {
     size_t size = std::min(leaf.block, v.size() - start);
     std::vector<float> values(v.begin() + start, v.begin() + start + size);
@@ -550,6 +651,7 @@ Unit encodeLeaf(const Node& leaf, const std::vector<float>& v, size_t nv, uint64
     Block block = encodeBlock(leaf, values, valid, e0 + start, place);
     unit.overflow = unit.overflow || block.overflow;
     if (hasScale(leaf)) std::memcpy(&unit.sections[0][4 * (start / leaf.block)], &block.scale, 4);
+    if (hasTable(leaf)) unit.sections[1][start / leaf.block] = static_cast<uint8_t>(block.table);
     for (size_t s = 0; s < streams.size(); s++) {
       for (size_t i = 0; i < size; i++) {
         putBits(&unit.sections[firstStream + s], (start + i) * streams[s], streams[s], block.codes[s][i]);
@@ -557,7 +659,7 @@ Unit encodeLeaf(const Node& leaf, const std::vector<float>& v, size_t nv, uint64
     }
     for (size_t i = 0; i < size; i++) {
       unit.decoded.push_back(
-          decodeElement(leaf, block.scale, block.codes[0][i], streams.size() > 1 ? block.codes[1][i] : 0));
+          decodeElement(leaf, block.scale, block.table, block.codes[0][i], streams.size() > 1 ? block.codes[1][i] : 0));
     }
   }
   return unit;
@@ -565,7 +667,7 @@ Unit encodeLeaf(const Node& leaf, const std::vector<float>& v, size_t nv, uint64
 
 std::vector<float> decodeLeaf(const Node& leaf, const std::vector<Bytes>& sections, size_t size) {
   std::vector<unsigned> streams = streamsOf(leaf);
-  size_t firstStream = hasScale(leaf) ? 1 : 0;
+  size_t firstStream = (hasScale(leaf) ? 1 : 0) + (hasTable(leaf) ? 1 : 0);
   std::vector<float> decoded(size);
   for (size_t i = 0; i < size; i++) {
     float scale = 0;
@@ -574,7 +676,7 @@ std::vector<float> decodeLeaf(const Node& leaf, const std::vector<Bytes>& sectio
     for (size_t s = 0; s < streams.size(); s++) {
       code[s] = getBits(sections[firstStream + s], i * streams[s], streams[s]);
     }
-    decoded[i] = decodeElement(leaf, scale, code[0], code[1]);
+    decoded[i] = decodeElement(leaf, scale, hasTable(leaf) ? sections[1][i / leaf.block] : 0, code[0], code[1]);
   }
   return decoded;
 }
@@ -1214,8 +1316,10 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
   if (ast.name == "onebit") node.kind = Kind::kOnebit;
   if (ast.name == "qsgd" || ast.name == "ternary") node.kind = Kind::kQsgd;
   if (ast.name == "natural") node.kind = Kind::kNatural;
-  if (ast.name == "tqsgd" || ast.name == "tnqsgd") node.kind = Kind::kTruncated;
-  node.uniform = ast.name == "tqsgd";
+  if (ast.name == "tqsgd" || ast.name == "tbqsgd" || ast.name == "tnqsgd") node.kind = Kind::kTruncated;
+  node.biscaled = ast.name == "tbqsgd";
+  node.nonuniform = ast.name == "tnqsgd";
+  node.powerlaw = ast.name == "tbqsgd";
   if (ast.name == "induced") node.kind = Kind::kInduced;
   if (ast.name == "topk") node.kind = Kind::kTopk;
   if (ast.name == "randk") node.kind = Kind::kRandk;
@@ -1266,6 +1370,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     } else if (arg.key == "levels") {
       node.levels = static_cast<uint32_t>(number);
       node.bits = log2Of(2 * node.levels + 1);
+    } else if (arg.key == "model") {
+      node.powerlaw = value == "powerlaw";
     } else if (arg.key == "workers") {
       node.workers = number;
     } else if (arg.key == "rounding") {

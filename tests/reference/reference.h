@@ -48,7 +48,9 @@ struct Node {
   bool unbiasedScale = false;             // onebit without dither
   uint32_t levels = 1, bits = 2;          // qsgd: L and b; ternary is L = 1
   bool norm2 = false, nearest = false;    // qsgd
-  bool uniform = false;                   // truncated: tqsgd, not tnqsgd; with bits
+  bool biscaled = false;                  // truncated: tbqsgd; with bits
+  bool nonuniform = false;                // truncated: tnqsgd; neither: tqsgd
+  bool powerlaw = false;                  // truncated
   double workers = 1;                     // truncated
   double ratio = 0;                       // selectors: ratio, or
   uint64_t k = 0;                         //   k if it is not 0
