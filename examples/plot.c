@@ -148,7 +148,7 @@ static void bandWrite(FILE* out, const PlotPanel* panel, const PlotSeries* serie
     const size_t at = i < series->count ? i : 2 * series->count - 1 - i;
     const double edge = i < series->count ? series->low[at] : series->high[at];
     if (!usable(series->x[at], panel->xLog) || !usable(edge, panel->yLog)) continue;
-    if (!begun) fprintf(out, "<path class=\"band\" fill=\"%s\" d=\"M", colorOf(series));
+    if (!begun) fprintf(out, "<path class=\"band\" style=\"fill:%s\" d=\"M", colorOf(series));
     fprintf(out, "%s%.1f %.1f", begun ? "L" : "",
             left + (scaled(series->x[at], panel->xLog) - x->low) * panelWidth / (x->high - x->low),
             panelTop + panelHeight - (clamped(edge, y) - y->low) * panelHeight / (y->high - y->low));
@@ -183,9 +183,9 @@ static void panelWrite(FILE* out, const PlotPanel* panel, size_t number, double 
     label(out, left - 9, bottom - (y.tick[i] - y.low) * yScale + 4, "text-anchor=\"end\"", name);
   }
   label(out, middle, bottom + 44, "text-anchor=\"middle\"", panel->xLabel);
-  snprintf(attributes, sizeof attributes, "text-anchor=\"middle\" transform=\"rotate(-90 %.1f %.1f)\"", left - 54,
+  snprintf(attributes, sizeof attributes, "text-anchor=\"middle\" transform=\"rotate(-90 %.1f %.1f)\"", left - 60,
            top + panelHeight / 2.0);
-  label(out, left - 54, top + panelHeight / 2.0, attributes, panel->yLabel);
+  label(out, left - 60, top + panelHeight / 2.0, attributes, panel->yLabel);
 
   fprintf(out,
           "<clipPath id=\"frame%zu\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%d\" height=\"%d\"/></clipPath>\n"

@@ -12,11 +12,11 @@
 #include "examples/plot.h"
 #include "examples/table.h"
 
-static const Paper* const papers[] = {&paperDiana, &paperShifted};
+static const Paper* const papers[] = {&paperDiana, &paperShifted, &paperSign};
 enum { paperCount = sizeof papers / sizeof *papers, maxSeeds = 32, maxMethods = 16 };
 
 /* What every method's step size is tuned over: multiples of theory's. */
-static const double grid[] = {0.5, 1, 2, 4, 8};
+static const double grid[] = {0.5, 1, 2, 4, 8, 16};
 enum { gridCount = sizeof grid / sizeof *grid };
 
 static struct {
@@ -28,7 +28,7 @@ static struct {
 static const char realData[] = "/usr/share/doc/libfann-dev/examples/datasets/mushroom.train";
 
 static const Flag flags[] = {
-    {"paper", "NAME", "diana, shifted, or all (all)", flagText, &options.paper, 0, 0, NULL},
+    {"paper", "NAME", "diana, shifted, sign, or all (all)", flagText, &options.paper, 0, 0, NULL},
     {"data", "FILE", "a LIBSVM file in place of the experiments' own data", flagText, &options.data, 0, 0, NULL},
     {"ranks", "N", "workers, a thread each; 0 = the experiment's", flagInteger, &options.ranks, 0, 1024, NULL},
     {"seeds", "N", "of the compressors and batches: 1 to N", flagInteger, &options.seeds, 1, maxSeeds, NULL},
@@ -44,7 +44,7 @@ enum { flagCount = sizeof flags / sizeof *flags };
 /* ---- Runs ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-  double theoryRounds; /* to the last level at theory's step size with the first seed; INFINITY: not reached */
+  int theory; /* rounds to the last level at theory's step size with the first seed; 0: not reached */
   Run runs[maxSeeds];
 } Trial;
 
@@ -54,22 +54,27 @@ static void progress(const Experiment* e, const Method* m, const char* what, int
   fflush(stderr);
 }
 
-/* Rounds to the last level; or, above all of those, the error at the end. */
+/* The lower the better: first the level below which the run ends, then the rounds until it got there; above all levels,
+ * the error. */
 static double score(const Run* run) {
-  const Point* last = &run->reached[runLevels - 1];
-  return last->round ? last->round : run->plateau < INFINITY ? 1e9 + run->plateau : INFINITY;
+  const double farthest = 1e9;
+  for (int l = runLevels - 1; l >= 0; l--)
+    if (run->reached[l].round && (run->plateau <= runLevel[l] || l == runLevels - 1))
+      return run->reached[l].round - farthest * (l + 1);
+  return run->plateau;
 }
+
+static int untuned(const Experiment* e) { return options.theory || e->untuned; }
 
 static void try(const Problem* problem, const Experiment* e, const Method* m, Trial* trial) {
   const int rounds = options.rounds ? options.rounds : e->rounds;
   double multiplier = 1, best = INFINITY;
-  trial->theoryRounds = INFINITY;
-  for (int g = 0; g < gridCount && !options.theory; g++) {
+  for (int g = 0; g < gridCount && !untuned(e); g++) {
     Run run = {.seed = 1, .multiplier = grid[g], .rounds = rounds, .batch = e->batch};
     progress(e, m, "step size", g + 1);
     runMethod(problem, m, &run);
     if (score(&run) < best) best = score(&run), multiplier = grid[g];
-    if (grid[g] == 1 && run.reached[runLevels - 1].round) trial->theoryRounds = run.reached[runLevels - 1].round;
+    if (grid[g] == 1) trial->theory = run.reached[runLevels - 1].round;
     runFree(&run);
   }
   for (int s = 0; s < options.seeds; s++) {
@@ -77,6 +82,7 @@ static void try(const Problem* problem, const Experiment* e, const Method* m, Tr
     progress(e, m, "seed", s + 1);
     runMethod(problem, m, &trial->runs[s]);
   }
+  if (untuned(e)) trial->theory = trial->runs->reached[runLevels - 1].round;
 }
 
 /* ---- Results ---------------------------------------------------------------------------------------------------- */
@@ -100,8 +106,8 @@ static void bitsText(char* text, size_t size, double bits) {
 }
 
 static void printTrials(const Experiment* e, const Trial* trials) {
-  static const char* const headings[] = {"method",   "step size", "to 1e-2",      "to 1e-4", "to 1e-8",
-                                         "to 1e-10", "plateau",   "bits a round", "wire"};
+  static const char* const headings[] = {"method",   "step size", "to 1e-2",      "to 1e-4",     "to 1e-8",
+                                         "to 1e-10", "plateau",   "bits a round", "on the wire", "theory to 1e-10"};
   Table table = {0};
   for (int c = 0; c < (int)(sizeof headings / sizeof *headings); c++) tableCell(&table, c, "%s", headings[c]);
   for (int m = 0; m < e->count; m++) {
@@ -136,6 +142,7 @@ static void printTrials(const Experiment* e, const Trial* trials) {
     const Point* last = &runs->points[runs->count - 1];
     tableCell(&table, 7, "%.0f", last->bits / last->round);
     tableCell(&table, 8, "%.0f", 8 * last->wire / last->round);
+    tableCell(&table, 9, trials[m].theory ? "%d" : "-", trials[m].theory);
   }
   putchar('\n');
   tablePrint(&table);
@@ -184,19 +191,31 @@ static Line lineOf(const Trial* trial) {
   return line;
 }
 
+/* Rounds to show: a third more than the slowest method that arrives; all if none does. */
+static double shownRounds(const Experiment* e, const Trial* trials) {
+  double most = 0;
+  for (int m = 0; m < e->count; m++)
+    for (int s = 0; s < options.seeds; s++)
+      if (trials[m].runs[s].reached[runLevels - 1].round)
+        most = fmax(most, trials[m].runs[s].reached[runLevels - 1].round);
+  return most > 0 ? 4 * most / 3 : INFINITY;
+}
+
 static int plot(const char* folder, const Problem* problem, const Experiment* e, const Trial* trials) {
   PlotSeries rounds[maxMethods], bits[maxMethods];
   Line lines[maxMethods];
+  const double shown = shownRounds(e, trials);
   for (int m = 0; m < e->count; m++) {
     lines[m] = lineOf(&trials[m]);
+    while (lines[m].count > 1 && lines[m].round[lines[m].count - 1] > shown) lines[m].count--;
     rounds[m] = (PlotSeries){.label = e->methods[m].label,
                              .x = lines[m].round,
                              .y = lines[m].middle,
                              .low = lines[m].low,
                              .high = lines[m].high,
                              .count = lines[m].count,
-                             .color = m % 8,
-                             .dashed = m >= 8};
+                             .color = m,
+                             .dashed = m > 7};
     bits[m] = rounds[m];
     bits[m].x = lines[m].bits;
   }
@@ -206,9 +225,12 @@ static int plot(const char* folder, const Problem* problem, const Experiment* e,
            "%s regression, %zu rows × %zu, %d workers, L/mu = %.0f; step sizes: %s; median and range of %d seeds",
            e->kind == problemRidge ? "Ridge" : "Logistic", problem->data.rows, problem->data.columns,
            problem->constants.n, problem->constants.L / problem->constants.mu,
-           options.theory ? "theory's" : "theory's times the best of 1/2 … 8", options.seeds);
+           untuned(e) ? "theory's" : "theory's times the best of 1/2, 1, 2 … 16", options.seeds);
   const char* label = "‖x − x*‖² / ‖x⁰ − x*‖²";
-  const double low = runLevel[runLevels - 1];
+  double low = 1;
+  for (int m = 0; m < e->count; m++)
+    for (size_t i = 0; i < lines[m].count; i++) low = fmin(low, lines[m].middle[i]);
+  low = fmax(pow(10, floor(log10(low))), runLevel[runLevels - 1]);
   const PlotPanel panels[] = {{"Error against rounds", "rounds", label, 0, 1, low, 10, rounds, (size_t)e->count},
                               {"Error against bits sent", "bits a worker sent (logarithmic scale)", label, 1, 1, low,
                                10, bits, (size_t)e->count}};
@@ -233,9 +255,11 @@ static int makeProblem(const Experiment* e, Problem* problem) {
     dataSigns(&data);
   }
   if (e->sorted) dataSort(&data);
-  const double l2 = options.l2 > 0 ? options.l2 : e->l2 > 0 ? e->l2 : 1.0 / (double)data.rows;
-  if (problemInit(problem, e->kind, data, options.ranks ? options.ranks : e->workers, e->l1, l2, e->spread, 1))
+  const double l2 = options.l2 > 0 ? options.l2 : e->l2;
+  if (problemInit(problem, e->kind, data, options.ranks ? options.ranks : e->workers, e->l1, l2, e->spread, 1)) {
+    problemFree(problem);
     return -1;
+  }
   const Constants* c = &problem->constants;
   printf("%zu rows, %zu columns, %d workers, l2 = %g, l1 = %g: L = %.4g, largest L_i = %.4g, mu = %.4g, L/mu = %.0f\n",
          problem->data.rows, c->d, c->n, problem->l2, problem->l1, c->L, c->Lmax, c->mu, c->L / c->mu);

@@ -12,12 +12,12 @@ typedef struct {
 
 typedef enum { shiftNone, shiftStart, shiftSolution } Shift; /* slimTensorSetShift of 0, ∇f_i(x0), ∇f_i(x*) */
 
-/* x ← prox of R at x − gamma·v, v ← momentum·v + y, where y is the mean over workers of what each sends: ∇f_i(x), or
- * its estimate from a batch. */
+/* v ← momentum·v + y, x ← prox of gamma/(1 − momentum)·R at x − gamma·v, where y is the mean over workers of what each
+ * sends: ∇f_i(x), or its estimate from a batch. */
 typedef struct Method Method;
 struct Method {
   const char* label; /* in tables and legends */
-  const char* spec;  /* docs/specs.md, and "$k": share·d coordinates, "$b": the block, "$a": 1/(1 + omega) */
+  const char* spec;  /* docs/specs.md, and "$k": share of a block's coordinates, "$b": the block, "$a": 1/(1 + omega) */
   double share;
   int block;                                                 /* 0: the smallest one that holds all d coordinates */
   Step (*step)(const Method* method, const Constants* c);    /* theory's largest */
@@ -39,10 +39,11 @@ typedef struct {
   DataSource source;
   size_t rows, columns; /* of generated data */
   int sorted;           /* by label: each worker sees one label, nearly */
-  double l1, l2;        /* l2 = 0 for ridge regression: 1 / rows */
-  double spread;        /* variance of x0's coordinates; 0: all are 1 */
-  int workers, batch;   /* batch: rows a step and worker; 0: all, the full gradient */
-  int rounds;           /* at most */
+  double l1, l2;
+  double spread;      /* variance of x0's coordinates; 0: all are 1 */
+  int workers, batch; /* batch: rows a step and worker; 0: all, the full gradient */
+  int rounds;         /* at most */
+  int untuned;        /* all methods take theory's step size: amid noise a smaller one always ends lower */
   const Method* methods;
   int count;
 } Experiment;
@@ -53,7 +54,7 @@ typedef struct {
   int count;
 } Paper;
 
-extern const Paper paperDiana, paperShifted;
+extern const Paper paperDiana, paperShifted, paperSign;
 
 /* ---- What methods share ----------------------------------------------------------------------------------------- */
 
@@ -66,7 +67,6 @@ void methodSpec(const Method* method, const Constants* c, char* spec, size_t siz
 
 /* omega of E‖Q(v) − v‖² ≤ omega·‖v‖², and bits: of k values and a seed; of two bits a coordinate and a scale a block.
  */
-double omegaNone(const Method* method, const Constants* c);
 double omegaRandk(const Method* method, const Constants* c);
 double omegaTernary(const Method* method, const Constants* c);  /* norm=inf */
 double omegaTernary2(const Method* method, const Constants* c); /* norm=2 */

@@ -38,7 +38,13 @@ static double bitsInduced(const Method* method, const Constants* c) {
 #define RANDK "randk(k=$k, block=$b)"
 #define COMMON .share = 0.5, .omega = omegaRandk, .bits = bitsRandk
 
+static Step stepPlain(const Method* method, const Constants* c) {
+  (void)method;
+  return (Step){1 / c->L, 0};
+}
+
 static const Method ridge[] = {
+    {.label = "uncompressed", .spec = "fp32", .step = stepPlain, .bits = bitsPlain},
     {.label = "DCGD", .spec = RANDK, .step = stepFixed, COMMON},
     {.label = "fixed shift ∇f_i(x⁰)", .spec = "shift(" RANDK ")", .step = stepFixed, .shift = shiftStart, COMMON},
     {.label = "DCGD-STAR", .spec = "shift(" RANDK ")", .step = stepStar, .shift = shiftSolution, COMMON},
@@ -55,6 +61,7 @@ static const Method ridge[] = {
      .step = stepLearned,
      .replaces = 1,
      COMMON},
+    {.label = "Rand-DIANA, p = 0.02", .spec = "rand_diana(" RANDK ", p=0.02)", .step = stepLearned, COMMON},
     {.label = "GDCI", .spec = RANDK, .step = stepGdci, .iterates = 1, COMMON},
     {.label = "VR-GDCI", .spec = "diana(" RANDK ", alpha=$a)", .step = stepVrGdci, .iterates = 1, COMMON},
 };
@@ -66,9 +73,10 @@ static const Experiment experiments[] = {
      .source = dataRegressionRows,
      .rows = 100,
      .columns = 80,
+     .l2 = 0.01,
      .spread = 10,
      .workers = 10,
-     .rounds = 6000,
+     .rounds = 5000,
      .methods = ridge,
      .count = sizeof ridge / sizeof *ridge},
 };

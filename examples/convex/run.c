@@ -96,7 +96,8 @@ static void* work(void* argument) {
         v[j] = m->momentum * v[j] + y[j];
         x[j] -= step.gamma * v[j];
       }
-      problemProx(d, p->l1, m->proxL2 ? p->l2 : 0, step.gamma, x);
+      /* At rest v is 1/(1 − momentum) gradients, so R must weigh as much. */
+      problemProx(d, p->l1, m->proxL2 ? p->l2 : 0, step.gamma / (1 - m->momentum), x);
     }
     error = problemDistance(p, x); /* the same for all workers, who thus end together */
     if (w->worker == 0) {
@@ -143,7 +144,7 @@ static void summarise(const Problem* problem, const Method* method, const double
     for (int l = 0; l < runLevels; l++)
       if (!run->reached[l].round && now.error <= runLevel[l]) run->reached[l] = now;
     if (k % run->every == 0 || k == rounds) run->points[run->count++] = now;
-    if (k > rounds - rounds / 4) tail += now.error / (rounds / 4);
+    if (k > rounds / 2) tail += now.error / (rounds - rounds / 2);
   }
   run->plateau = now.error < 1e6 ? tail : INFINITY;
 }

@@ -24,7 +24,7 @@ typedef struct {
   Point* points; /* round 0, and every `every` rounds until the end */
   int count, every;
   Point reached[runLevels]; /* first time at each level; round 0: never */
-  double plateau;           /* mean error of the last quarter of the rounds; INFINITY where it diverged */
+  double plateau;           /* mean error of the second half of the rounds; INFINITY where it diverged */
   int identical;            /* all workers ended with the same bits in x */
 } Run;
 
