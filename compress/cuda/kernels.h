@@ -116,7 +116,9 @@ typedef struct {
   int32_t keeps;
 } slimSelectArgs;
 
-/* Dense messages and arrays of n reals. */
+/* Dense messages and arrays of n reals. copy_finite: dst ← those of src's reals that are finite. take_finite: dst
+ * (reals) ← src (elements of type), by groups of 64, counted from the first, that hold no NaN or Inf; other groups
+ * stay. */
 typedef struct {
   const uint64_t* step;
   const void* src; /* elements of type, reals, or payloads (at src + r·stride) */
@@ -173,6 +175,7 @@ typedef struct {
   X(from_real, slimDenseArgs)            \
   X(scale, slimDenseArgs)                \
   X(copy_finite, slimDenseArgs)          \
+  X(take_finite, slimDenseArgs)          \
   X(next_step, slimStepArgs)
 
 #define SLIM_KERNEL_ID_(name, args) slimKernel_##name,
