@@ -56,12 +56,11 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
 
 void slimCommFree(slimComm* comm) {
   if (comm->pool) slimPoolDestroy(comm->pool);
-  if (comm->transport->holdsBuffers || !comm->device->readable) comm->staging = NULL;
+  comm->device->close(comm);
   comm->transport->destroy(comm->transport);
   free(comm->lanes);
   free(comm->records);
   free(comm->payloads);
-  free(comm->staging);
   free(comm);
 }
 

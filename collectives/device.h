@@ -18,12 +18,19 @@ typedef struct slimDevice {
    * checks headers, and what it finds is reported by a later call. */
   bool readable;
 
+  /* With the communicator. Closing frees staging too. */
+  void (*close)(struct slimComm* comm);
+
   /* Around whatever a caller asks for. stream: of a collective; NULL with `own`: for what has no stream. Leave answers
    * result, or what went wrong while enqueueing. */
   slimResult_t (*enter)(struct slimComm* comm, void* stream, bool own);
   slimResult_t (*leave)(struct slimComm* comm, slimResult_t result);
+  /* What earlier calls' passes found wrong: slimSuccess, or an error, once. Does not wait. */
+  slimResult_t (*reported)(struct slimComm* comm);
   /* A graph is being captured: what is enqueued runs later, and more than once. */
   bool (*captures)(const struct slimComm* comm);
+  /* Refuses a pointer that this device cannot use; name: of the argument. */
+  slimResult_t (*holds)(struct slimComm* comm, const char* name, const void* p);
 
   /* At least bytes of comm->staging; what it held is lost. */
   slimResult_t (*stage)(struct slimComm* comm, size_t bytes);
@@ -39,7 +46,7 @@ typedef struct slimDevice {
   slimResult_t (*openTensor)(struct slimTensor* tensor);
   void (*closeTensor)(struct slimTensor* tensor);
   slimResult_t (*beginStep)(struct slimCall* call);
-  /* What the passes have counted: into the statistics of the last call, and tensor->flagged. */
+  /* What the device has counted, where it counts: the last call's statistics, tensor->flagged and tensor->step. */
   slimResult_t (*statistics)(struct slimTensor* tensor, slimPassStats* last);
 
   /* Passes: of the pieces of split, where a header is not the expected one, call->wrong is set (a device that is not

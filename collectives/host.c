@@ -5,6 +5,10 @@
 
 #include "collectives/step.h"
 
+static void closeComm(slimComm* comm) {
+  if (!comm->transport->holdsBuffers) free(comm->staging);
+}
+
 static slimResult_t enter(slimComm* comm, void* stream, bool own) {
   (void)comm, (void)own;
   return stream ? slimFail(slimInvalidArgument, "stream is not NULL: buffers in host memory take no stream")
@@ -14,9 +18,18 @@ static slimResult_t leave(slimComm* comm, slimResult_t result) {
   (void)comm;
   return result;
 }
+static slimResult_t reported(slimComm* comm) {
+  (void)comm;
+  return slimSuccess;
+}
 static bool captures(const slimComm* comm) {
   (void)comm;
   return false;
+}
+
+static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
+  (void)comm, (void)name, (void)p;
+  return slimSuccess;
 }
 
 /* ---- Memory ----------------------------------------------------------------------------------------------------- */
@@ -168,9 +181,12 @@ static slimResult_t scale(slimTensor* t, void* a, uint64_t n, double factor) {
 }
 
 const slimDevice slimHost = {.readable = true,
+                             .close = closeComm,
                              .enter = enter,
                              .leave = leave,
+                             .reported = reported,
                              .captures = captures,
+                             .holds = holds,
                              .stage = stage,
                              .alloc = alloc,
                              .release = release,

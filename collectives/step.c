@@ -184,6 +184,12 @@ static plan planOf(const slimTensor* t, slimCall* call) {
   return p;
 }
 
+/* All steps from now on move the same way. */
+static bool alike(const slimTensor* t) {
+  const slimFeedback *up = &t->compressor->up.feedback, *down = &t->compressor->down.feedback;
+  return !up->resync && up->kind != slimFeedbackRandDiana && down->kind != slimFeedbackRandDiana;
+}
+
 /* The elements that this rank sends: of x, s and v. */
 static uint64_t sentElements(const slimTensor* t) {
   if (!slimIsSender(t)) return 0;
@@ -276,7 +282,7 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
   if (t->collective == slimCollectiveAllGather && compressed &&
       call->x == slimAt(call->y, t->type, (uint64_t)t->comm->rank * t->cut.count))
     t->last = slimLastInPlace;
-  t->step++;
+  if (!t->comm->device->captures(t->comm)) t->step++; /* a graph's steps are the device's to count */
   t->calls++;
   t->elements += sentElements(t);
   t->wireBytes += call->comm->sentBytes - sentBefore;
@@ -324,8 +330,13 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
     /* Where the caller's thread cannot look, as if x were not finite: the same values, in two dense messages. */
     if (p.init || p.replace) record.finite = comm->device->readable && slimFinite(type, x, sentElements(t));
     const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
+    if (comm->device->captures(comm) && (dense || !alike(t)))
+      result = slimFail(slimInvalidUsage,
+                        "slot %u: %s sends full precision at this step or at some later one, which a graph cannot do: "
+                        "capture after the warm-up, and neither resync nor rand_diana",
+                        t->slot, t->compressor->text);
     const size_t thin = layout(&call, mover, false, NULL), wide = dense ? layout(&call, mover, true, NULL) : 0;
-    result = comm->device->stage(comm, thin > wide ? thin : wide);
+    if (result == slimSuccess) result = comm->device->stage(comm, thin > wide ? thin : wide);
   }
   record.result = result;
   bool finite = record.finite;

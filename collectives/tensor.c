@@ -1,6 +1,7 @@
 #include "collectives/tensor.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -224,10 +225,14 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
     t->arrays[i] = (slimArray){NULL, lengths[i]};
     if (!lengths[i]) continue;
-    if (lengths[i] <= SIZE_MAX / 16) t->arrays[i].data = device->alloc(t->comm, lengths[i] * slimRealBytes(t->type));
-    if (!t->arrays[i].data)
-      result = slimFail(slimSystemError, "out of memory: state of %llu reals for slot %u (%s)",
-                        (unsigned long long)lengths[i], t->slot, t->compressor->text);
+    const size_t bytes = lengths[i] > SIZE_MAX / 16 ? SIZE_MAX / 2 : lengths[i] * slimRealBytes(t->type);
+    t->arrays[i].data = device->alloc(t->comm, bytes);
+    if (!t->arrays[i].data) {
+      char why[256];
+      snprintf(why, sizeof why, "%s", slimLastMessage());
+      result =
+          slimFail(slimSystemError, "no room for the state of slot %u (%s): %s", t->slot, t->compressor->text, why);
+    }
   }
   if (result == slimSuccess && isEf(&t->compressor->up.feedback) && slimIsSender(t) && t->cut.count) {
     const int pieces = slimSendPieces(t);

@@ -4,12 +4,15 @@
 #include "collectives/plain.h"
 #include "collectives/step.h"
 #include "plugin/slimccl_transport.h"
+#ifdef SLIM_WITH_CUDA
+#include "collectives/cuda.h"
+#endif
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { defaultSliceBytes = 8 << 20, defaultTimeout = 600 };
+enum { defaultSliceBytes = 8 << 20, defaultDeviceBytes = 256 << 20, defaultTimeout = 600 };
 
 _Static_assert((int)slimAlgoTwoShot == (int)slimAlgorithmTwoShot && (int)slimAlgoOneShot == (int)slimAlgorithmOneShot &&
                    (int)slimAlgoLinear == (int)slimAlgorithmLinear && (int)slimAlgoAuto == (int)slimAlgorithmAuto,
@@ -66,6 +69,7 @@ static slimResult_t settingsOf(const slimConfig_t* config, slimSettings* setting
   *settings = (slimSettings){.seed = c.seed,
                              .algorithm = (slimAlgorithm)c.algo,
                              .sliceBytes = c.sliceBytes ? c.sliceBytes : defaultSliceBytes,
+                             .deviceBytes = c.deviceBytes ? c.deviceBytes : defaultDeviceBytes,
                              .timeout = c.timeout > 0 ? c.timeout : defaultTimeout,
                              .threads = c.threads};
   return slimSuccess;
@@ -79,7 +83,19 @@ slimResult_t slimCommInitTransport(slimComm_t* comm, slimTransport* transport, c
   return result;
 }
 
-slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t* config) {
+static slimResult_t createOn(slimComm_t* comm, slimTransport* transport, const slimSettings* settings,
+                             const int* device) {
+  if (!device) return slimCommCreate(comm, transport, settings);
+#ifdef SLIM_WITH_CUDA
+  return slimCudaCommCreate(comm, transport, settings, *device);
+#else
+  transport->destroy(transport);
+  return slimFail(slimInvalidUsage, "this SlimCCL was built without CUDA: it serves buffers in host memory only");
+#endif
+}
+
+/* devices NULL: host memory. */
+static slimResult_t initLocal(slimComm_t* comms, int nranks, const int* devices, const slimConfig_t* config) {
   if (!comms) return slimFail(slimInvalidArgument, "comms is NULL: give an array of nranks handles");
   if (nranks < 1 || nranks > 4096) return slimFail(slimInvalidArgument, "nranks is %d: give 1 to 4096", nranks);
   slimSettings settings;
@@ -87,17 +103,29 @@ slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t
   slimTransport** transports = calloc((size_t)nranks, sizeof(slimTransport*));
   if (!transports) return slimFail(slimSystemError, "out of memory for %d local ranks", nranks);
   slimResult_t result = slimLocalTransports(transports, nranks);
-  int made = 0;
+  int made = 0, tried = 0;
   if (result == slimSuccess) {
-    for (; made < nranks && result == slimSuccess; made++)
-      result = slimCommCreate(&comms[made], transports[made], &settings);
+    for (; tried < nranks && result == slimSuccess; tried++, made += result == slimSuccess)
+      result = createOn(&comms[tried], transports[tried], &settings, devices ? &devices[tried] : NULL);
+#ifdef SLIM_WITH_CUDA
+    if (result == slimSuccess && devices) result = slimCudaConnect(comms, nranks);
+#endif
     if (result != slimSuccess) {
-      for (int r = made; r < nranks; r++) transports[r]->destroy(transports[r]);
-      for (int r = 0; r < made - 1; r++) slimCommFree(comms[r]);
+      for (int r = tried; r < nranks; r++) transports[r]->destroy(transports[r]);
+      for (int r = 0; r < made; r++) slimCommFree(comms[r]);
     }
   }
   free(transports);
   return result;
+}
+
+slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t* config) {
+  return initLocal(comms, nranks, NULL, config);
+}
+
+slimResult_t slimCommInitLocalDevices(slimComm_t* comms, int nranks, const int* devices, const slimConfig_t* config) {
+  if (!devices) return slimFail(slimInvalidArgument, "devices is NULL: give one CUDA device number a rank");
+  return initLocal(comms, nranks, devices, config);
 }
 
 /* What a caller asks for without a stream, between the device's enter and leave. */
@@ -116,11 +144,17 @@ static slimResult_t closeTensor(slimTensor* t) {
 slimResult_t slimCommDestroy(slimComm_t comm) {
   if (!comm) return slimSuccess;
   const slimDevice* device = comm->device;
-  slimResult_t result = device->enter(comm, NULL, true);
+  const bool entered = device->enter(comm, NULL, true) == slimSuccess; /* whatever it says: the caller is done */
   while (comm->tensors) slimTensorClose(comm->tensors);
-  if (result == slimSuccess) result = device->leave(comm, result);
+  if (entered) (void)device->leave(comm, slimSuccess);
   slimCommFree(comm);
-  return result;
+  return slimSuccess;
+}
+
+slimResult_t slimCommGetAsyncError(slimComm_t comm, slimResult_t* error) {
+  if (!comm || !error) return slimFail(slimInvalidArgument, "%s is NULL", comm ? "error" : "comm");
+  *error = comm->device->reported(comm);
+  return slimSuccess;
 }
 
 slimResult_t slimCommCount(slimComm_t comm, int* count) {
@@ -266,6 +300,9 @@ static slimResult_t checkOverlap(const request* r, uint64_t sent, uint64_t recei
                   slimCollectiveName((int)r->collective));
 }
 
+static bool sends(const request* r) { return r->collective != slimCollectiveBroadcast || r->comm->rank == r->root; }
+static bool receives(const request* r) { return r->collective != slimCollectiveReduce || r->comm->rank == r->root; }
+
 static slimResult_t check(const request* r) {
   if (!r->comm) return slimFail(slimInvalidArgument, "comm is NULL");
   SLIM_CHECK(checkType(r->type));
@@ -278,20 +315,22 @@ static slimResult_t check(const request* r) {
     return slimFail(slimInvalidArgument, "the tensor of slot %u belongs to another communicator", r->tensor->slot);
   if (!r->count) return slimSuccess;
   const uint64_t wide = (uint64_t)r->comm->ranks;
-  const bool sends = r->collective != slimCollectiveBroadcast || r->comm->rank == r->root;
-  const bool receives = r->collective != slimCollectiveReduce || r->comm->rank == r->root;
   if (r->count > (UINT64_C(1) << 56) / wide)
     return slimFail(slimInvalidArgument, "%zu elements are too many", r->count);
   const uint64_t sent = r->collective == slimCollectiveReduceScatter ? r->count * wide : r->count;
   const uint64_t received = r->collective == slimCollectiveAllGather ? r->count * wide : r->count;
-  if (sends) SLIM_CHECK(checkBuffer("sendbuff", r->x, sent, r->type));
-  if (receives) SLIM_CHECK(checkBuffer("recvbuff", r->y, received, r->type));
-  return sends && receives ? checkOverlap(r, sent, received) : slimSuccess;
+  if (sends(r)) SLIM_CHECK(checkBuffer("sendbuff", r->x, sent, r->type));
+  if (receives(r)) SLIM_CHECK(checkBuffer("recvbuff", r->y, received, r->type));
+  return sends(r) && receives(r) ? checkOverlap(r, sent, received) : slimSuccess;
 }
 
 static slimResult_t collective(const request* r) {
+  if (r->count && sends(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "sendbuff", r->x));
+  if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
   const bool compressed = r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg);
   if (compressed) return slimStep(r->tensor, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
+  if (!r->comm->device->readable)
+    return slimFail(slimInvalidUsage, "plain reductions of device memory are not there yet");
   return slimPlain(r->comm, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
 }
 

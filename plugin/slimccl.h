@@ -44,23 +44,32 @@ typedef enum {
 
 /* Settings of a communicator; all ranks give the same. Start from SLIM_CONFIG_INITIALIZER. */
 typedef struct {
-  size_t size;       /* sizeof(slimConfig_t): lets the struct grow */
-  uint64_t seed;     /* of all random draws; the same seed gives the same bits. Default 1 */
-  slimAlgo_t algo;   /* default slimAlgoAuto */
-  int threads;       /* CPU threads a rank for encode, reduce, decode; 0 = cores left to this rank (local: 1) */
-  size_t sliceBytes; /* tensor bytes a pipeline slice; 0 = default (8 MiB); never changes results of block codecs
-                        except through which rank owns what */
-  double timeout;    /* seconds to wait for other ranks before slimRemoteError names them; 0 = 600 */
+  size_t size;        /* sizeof(slimConfig_t): lets the struct grow */
+  uint64_t seed;      /* of all random draws; the same seed gives the same bits. Default 1 */
+  slimAlgo_t algo;    /* default slimAlgoAuto */
+  int threads;        /* CPU threads a rank for encode, reduce, decode; 0 = cores left to this rank (local: 1) */
+  size_t sliceBytes;  /* tensor bytes a pipeline slice; 0 = default (8 MiB); never changes results of block codecs
+                         except through which rank owns what */
+  double timeout;     /* seconds to wait for other ranks before slimRemoteError names them; 0 = 600 */
+  size_t deviceBytes; /* on a CUDA device: memory that a rank reserves for all state and buffers; 0 = 256 MiB */
 } slimConfig_t;
 #define SLIM_CONFIG_INITIALIZER \
-  { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0 }
+  { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0, 0 }
 
 /* nranks virtual ranks inside this process: comms[r] is rank r's handle, to be used by a thread of its own (or, for
  * nranks = 1, by the caller). config may be NULL. */
 SLIM_API slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t* config);
+/* The same with buffers in the memory of CUDA devices: rank r lives on device devices[r] (CUDA's ordinals; the same one
+ * several times is allowed). Reserves config.deviceBytes a rank, and loads all kernels: nothing else allocates on a
+ * device. slimUnhandledCudaError: no driver, or one that is too old (the message has both versions), or no room. */
+SLIM_API slimResult_t slimCommInitLocalDevices(slimComm_t* comms, int nranks, const int* devices,
+                                               const slimConfig_t* config);
 /* Frees the rank's handle and all its tensors. NULL is allowed. For local ranks: call it once for each handle, after
- * all ranks' calls ended. */
+ * all ranks' calls ended, and graphs that captured them are gone. */
 SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);
+/* What kernels of earlier calls found wrong, as the next call would report it: slimSuccess or slimInvalidUsage in
+ * *error (slimGetLastError has the words, once). Does not wait for calls under way. */
+SLIM_API slimResult_t slimCommGetAsyncError(slimComm_t comm, slimResult_t* error);
 SLIM_API slimResult_t slimCommCount(slimComm_t comm, int* count);
 SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
 
@@ -115,6 +124,7 @@ SLIM_API slimResult_t slimStateLoad(slimComm_t comm, const char* path);
 /* ---- Collectives --------------------------------------------------------------------------------------------------
  * Buffers are host memory, aligned to their element. tensor = NULL: plain, uncompressed; so are integer types and ops
  * other than sum and avg. In place where NCCL allows it. All ranks end with identical bits. stream: NULL on the CPU.
+ * (On a CUDA device: see below.)
  *
  * First all ranks compare what they are about to do. Where they differ, each returns slimInvalidUsage with the same
  * words, naming field and ranks; where a rank cannot make the call, the others return slimRemoteError naming it;
@@ -122,6 +132,18 @@ SLIM_API slimResult_t slimStateLoad(slimComm_t comm, const char* path);
  * its own rank.) A rank that does not come within the timeout: slimRemoteError names it, and the communicator is of no
  * more use. Plain: max and min of NaN are NaN, integers wrap around, their avg rounds towards zero. */
 typedef void* slimStream_t;
+
+/* On a CUDA device buffers are that device's memory, and stream is a CUstream or cudaStream_t of it. A call enqueues
+ * its work there and returns; it waits only for the other local ranks to have made the same call. Then:
+ * - The state of a tensor is allocated by its first call. Once a tensor has been called, and is past steps in full
+ *   precision (warm-up, init=first, a new shift), its calls may be captured in a graph (all ranks' streams in one):
+ *   each replay is a step of its own, with random draws of its own. resync and rand_diana are refused in a capture.
+ * - Ranks do not compare their calls beforehand. A payload's header is checked by the kernel that reads it: where it is
+ *   wrong that piece becomes NaN, and the next call on the communicator (or slimCommGetAsyncError) says
+ *   slimInvalidUsage and names rank and slot.
+ * - Calls of one communicator run in the order in which they were made, whatever their streams. Not so replays: order
+ *   those behind other calls of the same tensors yourself.
+ * - Linear, and plain reductions, are not there yet: slimInvalidUsage. */
 
 /* recvbuff[i] = sum or mean over ranks of sendbuff[i]. */
 SLIM_API slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,

@@ -1,0 +1,487 @@
+#include "collectives/cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "collectives/step.h"
+#include "compress/cuda/passes.h"
+
+/* A stretch of the arena; all of them, in order of place. */
+typedef struct span {
+  struct span* next;
+  size_t at, bytes;
+  bool used;
+} span;
+
+/* Buffers of a call. One set for all eager calls, in the order of their streams; one for each graph, since its replays
+ * may run beside anything else. */
+typedef struct space {
+  struct space* next;
+  cuuint64_t capture; /* id; 0: eager */
+  uint8_t *staging, *passes;
+  size_t stagingBytes, passesBytes;
+  CUevent last; /* end of the last call in it; never crosses the border of a capture */
+  bool recorded;
+} space;
+
+typedef struct slimCudaComm {
+  slimCopier copier;
+  slimCudaDevice* device;
+  CUstream own;        /* for what has no stream */
+  CUstream stream;     /* of the call under way */
+  cuuint64_t capture;  /* of that stream; 0: none */
+  space *spaces, *now; /* now: of the call under way */
+  CUevent mark[slimMarks];
+  uint8_t* arena;
+  span* spans;
+  unsigned long long *report, *reportOnDevice; /* one word in pinned memory: what kernels found wrong */
+} cudaComm;
+
+/* What a tensor has besides its arrays. */
+typedef struct {
+  slimCudaSlot* slot;    /* on the device */
+  slimCudaSlot first;    /* what it starts with: stays, since the copy is asynchronous */
+  size_t workspaceBytes; /* of its passes */
+} cudaTensor;
+
+enum { arenaAlign = 256, countedEachCall = offsetof(slimPassStats, flagged) };
+
+static CUdeviceptr at(const void* p) { return (CUdeviceptr)(uintptr_t)p; }
+
+/* ---- The arena: reserved when the communicator is made, so that no call allocates ------------------------------- */
+
+static uint8_t* take(cudaComm* c, size_t bytes) {
+  bytes = (bytes + arenaAlign - 1) / arenaAlign * arenaAlign;
+  size_t largest = 0, unused = 0;
+  for (span* s = c->spans; s; s = s->next) {
+    if (s->used) continue;
+    unused += s->bytes;
+    largest = s->bytes > largest ? s->bytes : largest;
+    if (s->bytes < bytes) continue;
+    if (s->bytes > bytes) {
+      span* rest = malloc(sizeof *rest);
+      if (!rest) break;
+      *rest = (span){s->next, s->at + bytes, s->bytes - bytes, false};
+      s->next = rest;
+      s->bytes = bytes;
+    }
+    s->used = true;
+    return c->arena + s->at;
+  }
+  (void)slimFail(slimSystemError,
+                 "%zu bytes do not fit into this communicator's device memory (%zu unused, %zu in one piece): give a "
+                 "larger config.deviceBytes",
+                 bytes, unused, largest);
+  return NULL;
+}
+
+static void giveBack(cudaComm* c, const void* p) {
+  span* before = NULL;
+  for (span* s = c->spans; s && p; before = s, s = s->next) {
+    if (c->arena + s->at != p) continue;
+    s->used = false;
+    span* next = s->next;
+    if (next && !next->used) {
+      s->bytes += next->bytes;
+      s->next = next->next;
+      free(next);
+    }
+    if (before && !before->used) {
+      before->bytes += s->bytes;
+      before->next = s->next;
+      free(s);
+    }
+    return;
+  }
+}
+
+/* Calls that use a stretch after another has given it back are ordered behind it by their space's event: all eager
+ * ones are. */
+static void* alloc(slimComm* comm, size_t bytes) {
+  uint8_t* p = take(comm->cuda, bytes);
+  if (!p) return NULL;
+  const CUresult error = slimCu.MemsetD8Async(at(p), 0, bytes, comm->cuda->stream);
+  if (error == CUDA_SUCCESS) return p;
+  (void)slimDriverFail(error, "MemsetD8Async");
+  giveBack(comm->cuda, p);
+  return NULL;
+}
+
+static void release(slimComm* comm, void* p) { giveBack(comm->cuda, p); }
+
+static slimResult_t copy(slimComm* comm, void* to, const void* from, size_t bytes) {
+  if (bytes) SLIM_CU(MemcpyAsync, at(to), at(from), bytes, comm->cuda->stream);
+  return slimSuccess;
+}
+
+/* Both ways the caller waits: state files and shifts, never a step. */
+static slimResult_t exchange(slimComm* comm, void* to, const void* from, size_t bytes) {
+  SLIM_CHECK(copy(comm, to, from, bytes));
+  SLIM_CU(StreamSynchronize, comm->cuda->stream);
+  return slimSuccess;
+}
+
+static slimResult_t grow(cudaComm* c, uint8_t** block, size_t* has, size_t bytes) {
+  if (bytes <= *has) return slimSuccess;
+  if (!c->capture) giveBack(c, *block); /* a graph under capture still uses it */
+  *has = 0;
+  *block = take(c, bytes);
+  if (!*block) return slimSystemError;
+  *has = bytes;
+  return slimSuccess;
+}
+
+static slimResult_t stage(slimComm* comm, size_t bytes) {
+  cudaComm* c = comm->cuda;
+  SLIM_CHECK(grow(c, &c->now->staging, &c->now->stagingBytes, bytes));
+  comm->staging = c->now->staging;
+  comm->stagingBytes = c->now->stagingBytes;
+  return slimSuccess;
+}
+
+/* ---- Calls and streams ------------------------------------------------------------------------------------------ */
+
+/* A graph's buffers may have been an eager call's: those calls must have ended before a replay. */
+static slimResult_t drain(cudaComm* c) {
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  CUresult error = CUDA_SUCCESS;
+  for (const space* s = c->spaces; s; s = s->next)
+    if (!s->capture && s->recorded) error = slimCu.StreamWaitEvent(c->own, s->last, 0);
+  if (error == CUDA_SUCCESS) error = slimCu.StreamSynchronize(c->own);
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  return error == CUDA_SUCCESS ? slimSuccess : slimDriverFail(error, "StreamSynchronize");
+}
+
+static slimResult_t spaceOf(cudaComm* c, cuuint64_t capture) {
+  for (space* s = c->spaces; s; s = s->next)
+    if (s->capture == capture) {
+      c->now = s;
+      return slimSuccess;
+    }
+  if (capture) SLIM_CHECK(drain(c));
+  space* s = calloc(1, sizeof *s);
+  if (!s) return slimFail(slimSystemError, "out of memory for a communicator's buffers");
+  const CUresult error = slimCu.EventCreate(&s->last, CU_EVENT_DISABLE_TIMING);
+  if (error != CUDA_SUCCESS) {
+    free(s);
+    return slimDriverFail(error, "EventCreate");
+  }
+  s->capture = capture;
+  s->next = c->spaces;
+  c->spaces = c->now = s;
+  return slimSuccess;
+}
+
+/* What a kernel of an earlier call found. The tensor's state is not what the other ranks think it is. */
+static slimResult_t reported(slimComm* comm) {
+  const unsigned long long word = __atomic_exchange_n(comm->cuda->report, 0, __ATOMIC_ACQ_REL);
+  if (!word) return slimSuccess;
+  const unsigned rank = (unsigned)(word >> 32) & 0xffffff, slot = (unsigned)word;
+  for (slimTensor* t = comm->tensors; t; t = t->next)
+    if (t->slot == slot) t->spoiled = true;
+  if (word >> 56 == slimReportRemote)
+    return slimFail(slimInvalidUsage,
+                    "an earlier call of slot %u gave NaN: rank %u reports that another rank's message was not of the "
+                    "spec, type, count, slot and step that it expected; slimTensorReset comes next, on all ranks",
+                    slot, rank);
+  return slimFail(slimInvalidUsage,
+                  "an earlier call of slot %u gave NaN: rank %u's message is not of the spec, type, count, slot and "
+                  "step that this rank has; all ranks must make the same calls in the same order; slimTensorReset "
+                  "comes next, on all ranks",
+                  slot, rank);
+}
+
+static slimResult_t begin(slimComm* comm, CUstream stream) {
+  cudaComm* c = comm->cuda;
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  SLIM_CHECK(reported(comm));
+  c->stream = stream;
+  c->capture = 0;
+  if (stream != c->own) SLIM_CU(StreamGetCaptureInfo, stream, &status, &c->capture, NULL, NULL, NULL);
+  if (status == CU_STREAM_CAPTURE_STATUS_INVALIDATED)
+    return slimFail(slimInvalidUsage, "the stream's capture has become invalid: an earlier operation broke it");
+  if (status != CU_STREAM_CAPTURE_STATUS_ACTIVE) c->capture = 0;
+  SLIM_CHECK(spaceOf(c, c->capture));
+  if (c->now->recorded) SLIM_CU(StreamWaitEvent, stream, c->now->last, 0);
+  return slimSuccess;
+}
+
+static slimResult_t enter(slimComm* comm, void* stream, bool own) {
+  SLIM_CHECK(slimCudaEnter(comm->cuda->device));
+  slimResult_t result = begin(comm, own ? comm->cuda->own : stream);
+  if (result != slimSuccess) slimCudaLeave();
+  return result;
+}
+
+static slimResult_t leave(slimComm* comm, slimResult_t result) {
+  space* s = comm->cuda->now;
+  const CUresult error = slimCu.EventRecord(s->last, comm->cuda->stream);
+  s->recorded = s->recorded || error == CUDA_SUCCESS;
+  slimCudaLeave();
+  return error == CUDA_SUCCESS || result != slimSuccess ? result : slimDriverFail(error, "EventRecord");
+}
+
+static bool captures(const slimComm* comm) { return comm->cuda->capture != 0; }
+
+static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
+  CUmemorytype type;
+  if (slimCu.PointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at(p)) == CUDA_SUCCESS) return slimSuccess;
+  return slimFail(slimInvalidArgument, "%s is not memory of a CUDA device: this communicator's rank %d is on device %d",
+                  name, comm->rank, comm->cuda->device->ordinal);
+}
+
+static slimResult_t mark(slimCopier* copier, int m) {
+  cudaComm* c = (cudaComm*)copier;
+  SLIM_CU(EventRecord, c->mark[m], c->stream);
+  return slimSuccess;
+}
+static slimResult_t await(slimCopier* copier, const slimCopier* other, int m) {
+  SLIM_CU(StreamWaitEvent, ((cudaComm*)copier)->stream, ((const cudaComm*)other)->mark[m], 0);
+  return slimSuccess;
+}
+static slimResult_t move(slimCopier* copier, void* to, const void* from, size_t bytes) {
+  SLIM_CU(MemcpyAsync, at(to), at(from), bytes, ((cudaComm*)copier)->stream);
+  return slimSuccess;
+}
+
+/* ---- Tensors and passes ----------------------------------------------------------------------------------------- */
+
+static slimCudaQueue queueOf(const slimTensor* t) {
+  const cudaComm* c = t->comm->cuda;
+  const cudaTensor* own = t->onDevice;
+  return (slimCudaQueue){.device = c->device,
+                         .stream = c->stream,
+                         .compressor = t->compressor,
+                         .slot = own->slot,
+                         .report = c->reportOnDevice,
+                         .workspace = c->now->passes,
+                         .workspaceBytes = c->now->passesBytes};
+}
+
+static void closeTensor(slimTensor* t) {
+  cudaTensor* own = t->onDevice;
+  if (!own) return;
+  giveBack(t->comm->cuda, own->slot);
+  free(own);
+  t->onDevice = NULL;
+}
+
+static slimResult_t openTensor(slimTensor* t) {
+  cudaTensor* own = calloc(1, sizeof *own);
+  if (!own) return slimFail(slimSystemError, "out of memory for a tensor");
+  t->onDevice = own;
+  own->first.up = *t->compressor->up.tree;
+  own->first.down = *t->compressor->down.tree;
+  own->first.step = t->step - 1; /* a step begins by counting itself */
+  const uint64_t slice = t->cut.slice < t->cut.count ? t->cut.slice : t->cut.count;
+  slimResult_t result =
+      slimCudaWorkspace(t->comm->cuda->device, t->compressor, t->type, slice, t->comm->ranks, &own->workspaceBytes);
+  if (result == slimSuccess) {
+    own->slot = alloc(t->comm, sizeof *own->slot);
+    result = own->slot ? copy(t->comm, own->slot, &own->first, sizeof own->first) : slimSystemError;
+  }
+  if (result != slimSuccess) closeTensor(t);
+  return result;
+}
+
+static slimResult_t beginStep(slimCall* call) {
+  cudaComm* c = call->comm->cuda;
+  const cudaTensor* own = call->tensor->onDevice;
+  SLIM_CHECK(grow(c, &c->now->passes, &c->now->passesBytes, own->workspaceBytes));
+  SLIM_CU(MemsetD8Async, at(&own->slot->stats), 0, countedEachCall, c->stream);
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaNextStep(&q);
+}
+
+static slimResult_t statistics(slimTensor* t, slimPassStats* last) {
+  const cudaTensor* own = t->onDevice;
+  slimCudaSlot now;
+  SLIM_CHECK(exchange(t->comm, &now, own->slot, sizeof now));
+  *last = now.stats;
+  t->flagged = now.stats.flagged;
+  t->step = now.step + 1;
+  return slimSuccess;
+}
+
+static slimResult_t encode(slimCall* call, const slimEncodePass* pass, const slimSplit* split) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaEncode(&q, pass, split);
+}
+
+static slimResult_t reduce(slimCall* call, const slimReducePass* pass) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaReduce(&q, pass, call->recv.stride);
+}
+
+static slimResult_t decode(slimCall* call, const slimDecodePass* pass, const slimSplit* split) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaDecode(&q, pass, split);
+}
+
+static slimResult_t cancel(slimTensor* t, const slimDecodePass* sent, const void* x, void* s) {
+  cudaComm* c = t->comm->cuda;
+  SLIM_CHECK(grow(c, &c->now->passes, &c->now->passesBytes, ((cudaTensor*)t->onDevice)->workspaceBytes));
+  const slimCudaQueue q = queueOf(t);
+  return slimCudaCancel(&q, sent, x, s);
+}
+
+/* ---- Dense ------------------------------------------------------------------------------------------------------ */
+
+static slimResult_t denseEncode(slimCall* call, const slimStamp* stamp, const void* x, bool xIsReal, uint64_t n,
+                                uint64_t first, uint8_t* payload) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaDenseEncode(&q, stamp, call->tensor->type, x, xIsReal, n, first, payload);
+}
+
+static slimResult_t denseReduce(slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* dst) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaDenseReduce(&q, call->tensor->type, n, ranks, payloads[0], call->recv.stride, 1.0 / ranks, dst);
+}
+
+static slimResult_t fromReal(slimCall* call, const void* src, uint64_t n, double factor, void* y) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaFromReal(&q, call->tensor->type, src, n, factor, y);
+}
+
+static slimResult_t copyFinite(slimCall* call, const void* src, uint64_t n, void* dst) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaCopyFinite(&q, call->tensor->type, src, n, dst);
+}
+
+static slimResult_t takeFinite(slimCall* call, const void* x, uint64_t n, void* dst) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaTakeFinite(&q, call->tensor->type, x, n, dst);
+}
+
+static slimResult_t scale(slimTensor* t, void* a, uint64_t n, double factor) {
+  const slimCudaQueue q = queueOf(t);
+  return slimCudaScaleReal(&q, t->type, a, n, factor);
+}
+
+/* ---- Life ------------------------------------------------------------------------------------------------------- */
+
+static void discard(cudaComm* c) {
+  for (const space* s = c->spaces; s; s = s->next)
+    if (!s->capture && s->recorded) (void)slimCu.StreamWaitEvent(c->own, s->last, 0);
+  if (c->own) (void)slimCu.StreamSynchronize(c->own);
+  while (c->spaces) {
+    space* next = c->spaces->next;
+    (void)slimCu.EventDestroy(c->spaces->last);
+    free(c->spaces);
+    c->spaces = next;
+  }
+  for (int m = 0; m < slimMarks; m++)
+    if (c->mark[m]) (void)slimCu.EventDestroy(c->mark[m]);
+  if (c->own) (void)slimCu.StreamDestroy(c->own);
+  if (c->arena) (void)slimCu.MemFree(at(c->arena));
+  if (c->report) (void)slimCu.MemFreeHost(c->report);
+  while (c->spans) {
+    span* next = c->spans->next;
+    free(c->spans);
+    c->spans = next;
+  }
+}
+
+static void closeComm(slimComm* comm) {
+  cudaComm* c = comm->cuda;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  const bool entered = slimCudaEnter(c->device) == slimSuccess;
+  (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+  discard(c);
+  (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+  if (entered) slimCudaLeave();
+  free(c);
+}
+
+static const slimDevice slimCuda = {.readable = false,
+                                    .close = closeComm,
+                                    .enter = enter,
+                                    .leave = leave,
+                                    .reported = reported,
+                                    .captures = captures,
+                                    .holds = holds,
+                                    .stage = stage,
+                                    .alloc = alloc,
+                                    .release = release,
+                                    .copy = copy,
+                                    .read = exchange,
+                                    .write = exchange,
+                                    .openTensor = openTensor,
+                                    .closeTensor = closeTensor,
+                                    .beginStep = beginStep,
+                                    .statistics = statistics,
+                                    .encode = encode,
+                                    .reduce = reduce,
+                                    .decode = decode,
+                                    .cancel = cancel,
+                                    .denseEncode = denseEncode,
+                                    .denseReduce = denseReduce,
+                                    .fromReal = fromReal,
+                                    .copyFinite = copyFinite,
+                                    .takeFinite = takeFinite,
+                                    .scale = scale};
+
+/* Copies between two devices go straight where the machine allows it; elsewhere the driver finds a way. */
+slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {
+  for (int a = 0; a < ranks; a++)
+    for (int b = 0; b < ranks; b++) {
+      const slimCudaDevice *from = comms[a]->cuda->device, *to = comms[b]->cuda->device;
+      int can = 0;
+      if (from == to) continue;
+      SLIM_CU(DeviceCanAccessPeer, &can, from->ordinal, to->ordinal);
+      if (!can) continue;
+      SLIM_CHECK(slimCudaEnter(from));
+      const CUresult error = slimCu.CtxEnablePeerAccess(to->context, 0);
+      slimCudaLeave();
+      if (error != CUDA_SUCCESS && error != CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)
+        return slimDriverFail(error, "CtxEnablePeerAccess");
+    }
+  return slimSuccess;
+}
+
+static slimResult_t reserve(cudaComm* c, size_t bytes) {
+  CUdeviceptr arena, report;
+  SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
+  for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
+  SLIM_CU(MemAlloc, &arena, bytes);
+  c->arena = (uint8_t*)(uintptr_t)arena;
+  SLIM_CU(MemHostAlloc, (void**)&c->report, sizeof *c->report, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
+  *c->report = 0;
+  SLIM_CU(MemHostGetDevicePointer, &report, c->report, 0);
+  c->reportOnDevice = (unsigned long long*)(uintptr_t)report;
+  c->spans = calloc(1, sizeof *c->spans);
+  if (!c->spans) return slimFail(slimSystemError, "out of memory for a communicator");
+  c->spans->bytes = bytes / arenaAlign * arenaAlign;
+  return slimSuccess;
+}
+
+slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const slimSettings* settings, int ordinal) {
+  slimComm* made;
+  SLIM_CHECK(slimCommCreate(&made, transport, settings));
+  slimCudaDevice* device;
+  cudaComm* c = NULL;
+  slimResult_t result = slimCudaDeviceOf(&device, ordinal);
+  if (result == slimSuccess && !(c = calloc(1, sizeof *c)))
+    result = slimFail(slimSystemError, "out of memory for a communicator");
+  if (result == slimSuccess) result = slimCudaEnter(device);
+  if (result == slimSuccess) {
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* somebody else may be capturing */
+    (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+    *c = (cudaComm){.copier = {mark, await, move}, .device = device};
+    result = reserve(c, settings->deviceBytes);
+    if (result != slimSuccess) discard(c);
+    (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+    slimCudaLeave();
+  }
+  if (result != slimSuccess) {
+    free(c);
+    slimCommFree(made);
+    return result;
+  }
+  made->cuda = c;
+  made->device = &slimCuda;
+  transport->copier = &c->copier;
+  *comm = made;
+  return slimSuccess;
+}
