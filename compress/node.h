@@ -17,6 +17,7 @@
   X(ternary)           \
   X(qsgd)              \
   X(natural)           \
+  X(nuqsgd)            \
   X(tqsgd)             \
   X(tbqsgd)            \
   X(tnqsgd)            \
@@ -44,7 +45,7 @@ typedef struct slimNode {
   slimOp op;
   uint32_t block;  /* elements that it handles at a time */
   uint32_t bits;   /* of a code */
-  uint32_t levels; /* qsgd: L; rotate: elements of one rotation */
+  uint32_t levels; /* qsgd, natural dithering: L; rotate: elements of one rotation */
   uint32_t k;      /* selectors, scope block: values a block; randk, topk: 0 if ratio decides (scope chunk, global) */
   double ratio;
   double chance; /* selectors: that a block sends its one value, where k= is below 1; else 1 */

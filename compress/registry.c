@@ -42,6 +42,7 @@ const slimName slimNames[] = {SLIM_CODEC(fp32),
                               SLIM_CODEC(ternary),
                               SLIM_CODEC(qsgd),
                               SLIM_CODEC(natural),
+                              SLIM_CODEC(nuqsgd),
                               SLIM_CODEC(tqsgd),
                               SLIM_CODEC(tbqsgd),
                               SLIM_CODEC(tnqsgd),
@@ -205,6 +206,7 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
       /* fall through */
     case slimOp_ternary:
     case slimOp_natural:
+    case slimOp_nuqsgd:
       node->lsq = contract;
       break;
     case slimOp_onebit:

@@ -138,16 +138,21 @@ def streams(leaf):
     """Bits an element of each code section."""
     if leaf.name in ("qsgd", "ternary"):
         return [levels(leaf)[1]]
-    if leaf.name in TRUNCATED:
+    if leaf.name in TRUNCATED or is_dithering(leaf):
         return [int(leaf.get("bits", 0))]
     return {"fp32": [32], "fp16": [16], "bf16": [16], "fp8": [8], "sign": [1], "onebit": [1], "natural": [1, 8]}[leaf.name]
 
 
 def has_scale(leaf):
-    return leaf.name in ("fp8", "onebit", "qsgd", "ternary", "natural") + TRUNCATED
+    return leaf.name in ("fp8", "onebit", "qsgd", "ternary", "natural", "nuqsgd") + TRUNCATED
 
 
 TRUNCATED = ("tqsgd", "tbqsgd", "tnqsgd")
+
+
+def is_dithering(leaf):
+    """Natural dithering."""
+    return leaf.name == "nuqsgd" or (leaf.name == "natural" and "bits" in leaf.options)
 
 
 def is_power(leaf):
@@ -230,6 +235,10 @@ def decode_leaf(leaf, sections, size, block):
         return np.where(codes[0], -scale, scale)
     if leaf.name in ("qsgd", "ternary"):
         return (codes[0] - levels(leaf)[0]).astype(F) * scale
+    if is_dithering(leaf):
+        top = levels(leaf)[0]
+        k = codes[0] - top
+        return (np.sign(k) * np.ldexp(1.0, np.abs(k) - top)).astype(F) * scale
     if leaf.name in TRUNCATED:
         known = {table: truncated_levels(leaf, table) for table in set(tables)}
         h = 2 ** (streams(leaf)[0] - 1)

@@ -178,7 +178,7 @@ TEST_P(NonFinite, OneRankFlagsForAll) {
 INSTANTIATE_TEST_SUITE_P(
     Specs, NonFinite,
     testing::Values("none(fp16)", "ef(onebit)", "ef(qsgd(bits=4))", "none(sign)", "none(fp8)", "none(natural)",
-                    "none(tnqsgd(bits=3))", "ef(tbqsgd(bits=4))", "ef(rotate(onebit))",
+                    "none(tnqsgd(bits=3))", "ef(tbqsgd(bits=4))", "none(nuqsgd(bits=4))", "ef(rotate(onebit))",
                     "ef(rotate(qsgd(bits=2),block=2048))", "ef(topk(ratio=0.01,qsgd(bits=8)))", "ef(topk(ratio=0.01))",
                     "ef(randk(ratio=0.01))", "none(ternary(norm=2))", "diana(qsgd(bits=4))",
                     "ef21(topk(ratio=0.05,qsgd(bits=8)))", "none(induced(topk(ratio=0.01,block=512),qsgd(bits=4)))",

@@ -142,6 +142,24 @@ double naturalVariance(const std::vector<float>& x) {
   return sum;
 }
 
+// Natural dithering: levels 0, 2^(1 − s), …, ½, 1 of the block's norm.
+Variance powersVariance(int s, int p, size_t block) {
+  return [=](const std::vector<float>& x) {
+    double sum = 0;
+    for (size_t start = 0; start < x.size(); start += block) {
+      std::vector<float> v(x.begin() + start, x.begin() + std::min(x.size(), start + block));
+      const double least = std::ldexp(norm(v, p), 1 - s);
+      for (float value : v) {
+        if (value == 0) continue;
+        const double size = std::fabs(value);
+        if (size >= least) sum += naturalVariance({static_cast<float>(size / norm(v, p))}) * norm(v, p) * norm(v, p);
+        if (size < least) sum += size * (least - size);
+      }
+    }
+    return sum;
+  };
+}
+
 double ditheredSignVariance(const std::vector<float>& x) {
   double sum = 0, largest = norm(x, 0);
   for (float value : x) sum += largest * largest - static_cast<double>(value) * value;
@@ -180,6 +198,10 @@ const Unbiased kUnbiased[] = {
     {"none(qsgd(levels=5))", 512, qsgdVariance(5, 0, 512), k16},
     {"none(qsgd(levels=2,norm=2,block=256))", 512, qsgdVariance(2, 2, 256), k32},
     {"none(natural)", 512, naturalVariance, k16},
+    {"none(natural(bits=4))", 512, powersVariance(7, 0, 512), k16},
+    {"none(natural(bits=3,block=128))", 500, powersVariance(3, 0, 128), k16},
+    {"none(nuqsgd(bits=3))", 512, powersVariance(3, 2, 512), k32},
+    {"none(nuqsgd(bits=4,block=8192))", 8192, powersVariance(7, 2, 8192), k32},
     {"none(onebit(dither,lambda=inf))", 512, ditheredSignVariance, k16},
     {"none(randk(k=32,block=512,scale=unbiased))", 512, randkVariance(512, 32), 0},
     {"none(randk(ratio=0.1,block=1024,scale=unbiased))", 1024, randkVariance(1024, 102), 0},
@@ -283,6 +305,8 @@ const Contractive kContractive[] = {
     {"ef(ternary(norm=2,block=64))", false},
     {"ef(ternary(norm=2,block=8192))", false},
     {"ef(natural)", false},
+    {"ef(natural(bits=3))", false},
+    {"ef(nuqsgd(bits=4,block=64))", false},
     {"ef(tnqsgd(bits=3))", false},
     {"ef(tqsgd(bits=2,block=64))", false},
     {"ef(tnqsgd(bits=4,model=powerlaw))", false},

@@ -38,6 +38,8 @@ const Case kCases[] = {
     {"qsgd3", "qsgd(bits=3,norm=2,rounding=stochastic,block=64)", "ef", slimFloat64, 131, false, 5},
     {"levels", "qsgd(levels=256,norm=inf,rounding=nearest,block=64)", "none", slimFloat32, 65, true, -1},
     {"natural", "natural(block=64)", "ef", slimFloat32, 67, false, -1},
+    {"dithering", "natural(bits=4,norm=inf,block=64)", "none", slimFloat32, 67, true, -1},
+    {"nuqsgd", "nuqsgd(bits=3,block=64)", "ef", slimFloat32, 130, false, -1},
     {"tqsgd", "tqsgd(bits=2,workers=4,block=64)", "none", slimFloat32, 67, false, -1},
     {"tnqsgd", "tnqsgd(bits=3,block=64)", "ef", slimFloat32, 131, true, -1},
     {"tnqsgdpower", "tnqsgd(bits=5,model=powerlaw,block=64)", "none", slimFloat64, 70, false, -1},

@@ -234,7 +234,7 @@ bool isLeaf(const Node& node) {
 
 bool hasScale(const Node& leaf) {
   return leaf.kind == Kind::kFp8 || leaf.kind == Kind::kOnebit || leaf.kind == Kind::kQsgd ||
-         leaf.kind == Kind::kNatural || leaf.kind == Kind::kTruncated;
+         leaf.kind == Kind::kNatural || leaf.kind == Kind::kPowers || leaf.kind == Kind::kTruncated;
 }
 
 bool hasTable(const Node& leaf) { return leaf.kind == Kind::kTruncated && leaf.powerlaw; }
@@ -252,6 +252,7 @@ std::vector<unsigned> streamsOf(const Node& leaf) {
     case Kind::kOnebit:
       return {1};
     case Kind::kQsgd:
+    case Kind::kPowers:
     case Kind::kTruncated:
       return {leaf.bits};
     case Kind::kNatural:
@@ -398,6 +399,11 @@ float decodeElement(const Node& leaf, float scale, uint32_t table, uint32_t code
       return code ? -scale : scale;
     case Kind::kQsgd:
       return static_cast<float>(static_cast<int>(code) - static_cast<int>(leaf.levels)) * scale;
+    case Kind::kPowers: {
+      int k = static_cast<int>(code) - static_cast<int>(leaf.levels);
+      float size = k ? std::ldexp(1.0f, std::abs(k) - static_cast<int>(leaf.levels)) : 0.0f;
+      return (k < 0 ? -size : size) * scale;
+    }
     case Kind::kTruncated: {
       const std::vector<float>& levels = truncatedLevels(leaf, table);
       size_t h = levels.size();
@@ -444,7 +450,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
 
   if (largest == 0) {  // stored scale 0, codes of zero
     for (size_t i = 0; i < v.size(); i++) {
-      if (leaf.kind == Kind::kQsgd) codes[i] = leaf.levels;
+      if (leaf.kind == Kind::kQsgd || leaf.kind == Kind::kPowers) codes[i] = leaf.levels;
       if (leaf.kind == Kind::kFp8) codes[i] = toFp8(v[i], leaf.e5m2);  // −0 stays −0
     }
     return block;
@@ -501,6 +507,28 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       codes[i] = static_cast<uint32_t>(static_cast<int>(q[i]) + static_cast<int>(leaf.levels));
     }
     stored = m / levels;
+  } else if (leaf.kind == Kind::kPowers) {
+    int levels = static_cast<int>(leaf.levels);
+    largestDecodable = 1;
+    stored = leaf.norm2 ? std::sqrt(treeSum(squares)) : maximum;
+    float r = 1.0f / stored;
+    for (size_t i = 0; i < v.size(); i++) {
+      float a = sizes[i] * r * std::ldexp(1.0f, levels - 1), y;
+      uint32_t fraction;
+      if (leaf.norm2) {
+        uint32_t d = draw32(place.stamp, kDither, place.branch, false, e0 + i);
+        y = (static_cast<float>(d >> 8) + 0.5f) * std::ldexp(1.0f, -24);
+        fraction = d >> 9;
+      } else {
+        uint32_t d = draw16(place.stamp, kDither, place.branch, false, e0 + i);
+        y = (static_cast<float>(d) + 0.5f) * std::ldexp(1.0f, -16);
+        fraction = 128 * d + 64;
+      }
+      int k = y < a ? 1 : 0;
+      if (a >= 1) k = std::min(static_cast<int>((bitsOf(a) + fraction) >> 23) - 126, levels);
+      codes[i] = static_cast<uint32_t>(v[i] < 0 ? levels - k : levels + k);
+      q[i] = decodeElement(leaf, 1, 0, codes[i], 0);
+    }
   } else if (leaf.kind == Kind::kTruncated) {
     stored = treeSum(sizes) / static_cast<float>(nv);
     if (leaf.powerlaw) stored = 2.0f * stored;
@@ -1009,7 +1037,7 @@ Bytes header(const Stamp& stamp, uint64_t n, uint64_t first, uint64_t bytes) {
 
 bool isUnbiased(const Node& node) {
   if (node.kind == Kind::kQsgd) return !node.nearest;
-  if (node.kind == Kind::kNatural || node.kind == Kind::kTruncated) return true;
+  if (node.kind == Kind::kNatural || node.kind == Kind::kPowers || node.kind == Kind::kTruncated) return true;
   return node.kind == Kind::kOnebit && node.dither;
 }
 
@@ -1316,6 +1344,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
   if (ast.name == "onebit") node.kind = Kind::kOnebit;
   if (ast.name == "qsgd" || ast.name == "ternary") node.kind = Kind::kQsgd;
   if (ast.name == "natural") node.kind = Kind::kNatural;
+  if (ast.name == "nuqsgd") node.kind = Kind::kPowers;
+  node.norm2 = ast.name == "nuqsgd";
   if (ast.name == "tqsgd" || ast.name == "tbqsgd" || ast.name == "tnqsgd") node.kind = Kind::kTruncated;
   node.biscaled = ast.name == "tbqsgd";
   node.nonuniform = ast.name == "tnqsgd";
@@ -1365,6 +1395,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     } else if (arg.key == "norm") {
       node.norm2 = value == "2";
     } else if (arg.key == "bits") {
+      if (node.kind == Kind::kNatural) node.kind = Kind::kPowers;
       node.bits = static_cast<uint32_t>(number);
       node.levels = (1u << (node.bits - 1)) - 1;
     } else if (arg.key == "levels") {

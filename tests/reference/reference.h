@@ -25,6 +25,7 @@ enum class Kind {
   kOnebit,
   kQsgd,
   kNatural,
+  kPowers,
   kTruncated,
   kInduced,
   kTopk,
@@ -46,7 +47,7 @@ struct Node {
   float f = 1.5f, lambdaValue = 0;        // onebit with dither
   double delta = 0;                       // onebit with dither: gives f, if not 0
   bool unbiasedScale = false;             // onebit without dither
-  uint32_t levels = 1, bits = 2;          // qsgd: L and b; ternary is L = 1
+  uint32_t levels = 1, bits = 2;          // qsgd, powers: L and b; ternary is L = 1
   bool norm2 = false, nearest = false;    // qsgd
   bool biscaled = false;                  // truncated: tbqsgd; with bits
   bool nonuniform = false;                // truncated: tnqsgd; neither: tqsgd
