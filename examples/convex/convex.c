@@ -244,15 +244,17 @@ static int plot(const char* folder, const Problem* problem, const Experiment* e,
 
 static int makeProblem(const Experiment* e, Problem* problem) {
   Data data;
-  if (options.data || e->source == dataReal) {
-    const char* path = options.data ? options.data : realData;
-    if (dataLoad(&data, path)) return -1;
-    printf("\n## %s\n\nData: %s\n", e->title, path);
-  } else if (e->source == dataRegressionRows) {
-    dataRegression(&data, e->rows, e->columns, 1);
-    printf("\n## %s\n\nData: generated\n", e->title);
-  } else {
+  const char* path = options.data ? options.data : realData;
+  printf("\n## %s\n\n", e->title);
+  if (e->source == dataSignRows) {
     dataSigns(&data);
+  } else if (e->source == dataRegressionRows && !options.data) {
+    dataRegression(&data, e->rows, e->columns, 1);
+  } else if (dataLoad(&data, path)) {
+    if (!options.data) fputs("convex: bazelw installs it (package libfann-doc); or give a file: --data FILE\n", stderr);
+    return -1;
+  } else {
+    printf("%s: ", path);
   }
   if (e->sorted) dataSort(&data);
   const double l2 = options.l2 > 0 ? options.l2 : e->l2;
@@ -263,6 +265,7 @@ static int makeProblem(const Experiment* e, Problem* problem) {
   const Constants* c = &problem->constants;
   printf("%zu rows, %zu columns, %d workers, l2 = %g, l1 = %g: L = %.4g, largest L_i = %.4g, mu = %.4g, L/mu = %.0f\n",
          problem->data.rows, c->d, c->n, problem->l2, problem->l1, c->L, c->Lmax, c->mu, c->L / c->mu);
+  fflush(stdout);
   return 0;
 }
 

@@ -22,13 +22,12 @@ struct Method {
   int block;                                                 /* 0: the smallest one that holds all d coordinates */
   Step (*step)(const Method* method, const Constants* c);    /* theory's largest */
   double (*omega)(const Method* method, const Constants* c); /* of the uplink's codec, where step asks for it */
-  double (*bits)(const Method* method, const Constants* c);  /* a message has, as the paper counts; both ways if
-                                                                the spec has a downlink */
+  double (*bits)(const Method* method, const Constants* c);  /* expected a round, as the paper counts; both ways if the
+                                                                spec has a downlink */
   double momentum;
   Shift shift;
   int iterates; /* sends T_i(x) = x − gamma·∇f_i(x); x ← (1 − eta)·x + eta·y */
   int proxL2;   /* l2/2·‖x‖² is left to the prox, and the gradient does without */
-  int replaces; /* a full-precision message takes the place of the compressed one, and is not beside it */
 };
 
 typedef enum { dataReal, dataRegressionRows, dataSignRows } DataSource;

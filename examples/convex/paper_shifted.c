@@ -35,8 +35,24 @@ static double bitsInduced(const Method* method, const Constants* c) {
   return bitsRandk(method, c) + methodKept(method, c) * (floatBits + ceil(log2((double)c->d)));
 }
 
+/* Rand-DIANA: with probability p the gradient travels in full precision, beside the message or in its place. */
+static double bitsRefreshed(const Method* method, const Constants* c) {
+  return bitsRandk(method, c) + bitsPlain(method, c) / (1 + omegaRandk(method, c));
+}
+static double bitsReplaced(const Method* method, const Constants* c) {
+  return bitsRefreshed(method, c) - bitsRandk(method, c) / (1 + omegaRandk(method, c));
+}
+#define RARE 0.02
+static double bitsRare(const Method* method, const Constants* c) {
+  return bitsRandk(method, c) + bitsPlain(method, c) * RARE;
+}
+
+#define TEXT(number) #number
+#define TEXT_OF(number) TEXT(number)
 #define RANDK "randk(k=$k, block=$b)"
-#define COMMON .share = 0.5, .omega = omegaRandk, .bits = bitsRandk
+#define INDUCED "induced(topk(k=$k, block=$b), " RANDK ")"
+#define COUNTED .share = 0.5, .omega = omegaRandk, .bits
+#define COMMON COUNTED = bitsRandk
 
 static Step stepPlain(const Method* method, const Constants* c) {
   (void)method;
@@ -48,20 +64,29 @@ static const Method ridge[] = {
     {.label = "DCGD", .spec = RANDK, .step = stepFixed, COMMON},
     {.label = "fixed shift ∇f_i(x⁰)", .spec = "shift(" RANDK ")", .step = stepFixed, .shift = shiftStart, COMMON},
     {.label = "DCGD-STAR", .spec = "shift(" RANDK ")", .step = stepStar, .shift = shiftSolution, COMMON},
+    {.label = "DCGD-STAR with top-k",
+     .spec = "shift(" INDUCED ")",
+     .share = 0.5,
+     .step = stepStar,
+     .shift = shiftSolution,
+     .omega = omegaInduced,
+     .bits = bitsInduced},
     {.label = "DIANA", .spec = "diana(" RANDK ", alpha=$a)", .step = stepLearned, COMMON},
     {.label = "DIANA with top-k",
-     .spec = "diana(induced(topk(k=$k, block=$b), " RANDK "), alpha=$a)",
+     .spec = "diana(" INDUCED ", alpha=$a)",
      .share = 0.5,
      .step = stepLearned,
      .omega = omegaInduced,
      .bits = bitsInduced},
-    {.label = "Rand-DIANA", .spec = "rand_diana(" RANDK ", p=$a)", .step = stepLearned, COMMON},
+    {.label = "Rand-DIANA", .spec = "rand_diana(" RANDK ", p=$a)", .step = stepLearned, COUNTED = bitsRefreshed},
     {.label = "Rand-DIANA, replacing",
      .spec = "rand_diana(" RANDK ", p=$a, refresh=replace)",
      .step = stepLearned,
-     .replaces = 1,
-     COMMON},
-    {.label = "Rand-DIANA, p = 0.02", .spec = "rand_diana(" RANDK ", p=0.02)", .step = stepLearned, COMMON},
+     COUNTED = bitsReplaced},
+    {.label = "Rand-DIANA, p = " TEXT_OF(RARE),
+     .spec = "rand_diana(" RANDK ", p=" TEXT_OF(RARE) ")",
+     .step = stepLearned,
+     COUNTED = bitsRare},
     {.label = "GDCI", .spec = RANDK, .step = stepGdci, .iterates = 1, COMMON},
     {.label = "VR-GDCI", .spec = "diana(" RANDK ", alpha=$a)", .step = stepVrGdci, .iterates = 1, COMMON},
 };

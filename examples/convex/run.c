@@ -123,10 +123,9 @@ static void* work(void* argument) {
 static void summarise(const Problem* problem, const Method* method, const double* error, const double* wire, int rounds,
                       Run* run) {
   const Constants* c = &problem->constants;
-  const double message = method->bits(method, c), dense = floatBits * (double)c->d;
+  const double message = method->bits(method, c);
   const int peers = c->n > 1 ? c->n - 1 : 1;
-  double usual = INFINITY, tail = 0;
-  for (int k = 1; k <= rounds; k++) usual = fmin(usual, wire[k]);
+  double tail = 0;
   run->every = (run->rounds + runPoints - 1) / runPoints;
   run->points = calloc((size_t)rounds / (size_t)run->every + 2, sizeof *run->points);
   if (!run->points) abort();
@@ -137,9 +136,7 @@ static void summarise(const Problem* problem, const Method* method, const double
   for (int k = 1; k <= rounds; k++) {
     now.round = k;
     now.error = error[k];
-    /* What is longer than usual is a message in full precision: a refresh, or the first mean of the shifts. */
-    const int full = wire[k] > usual;
-    now.bits += full ? dense + (method->replaces ? 0 : message) : message;
+    now.bits = k * message + (method->shift ? bitsPlain(method, c) : 0); /* the shifts' mean is formed once */
     now.wire += wire[k] / peers;
     for (int l = 0; l < runLevels; l++)
       if (!run->reached[l].round && now.error <= runLevel[l]) run->reached[l] = now;
