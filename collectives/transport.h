@@ -11,13 +11,7 @@
 extern "C" {
 #endif
 
-/* What goes to one rank and what comes from it. Nothing goes where bytes is 0. */
-typedef struct {
-  const void* send;
-  size_t sendBytes;
-  void* recv;
-  size_t recvBytes;
-} slimLane;
+typedef slimLane_t slimLane;
 
 enum { slimExchanges = 6 }; /* that may be under way at once */
 
@@ -58,6 +52,11 @@ struct slimTransport {
 
 /* ranks virtual ranks inside this process; each is used by one thread at a time, and destroyed by itself. */
 slimResult_t slimLocalTransports(slimTransport** transports, int ranks);
+
+/* Exchanges by the caller's functions (slimCallbacks_t of slimccl.h): begin and wait answer 0 for success. */
+slimResult_t slimCallbackTransport(slimTransport** transport, int rank, int ranks, int neighbours, void* context,
+                                   int (*begin)(void* context, int id, const slimLane* lanes),
+                                   int (*wait)(void* context, int id, double timeout));
 
 #ifdef __cplusplus
 }

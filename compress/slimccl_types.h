@@ -38,6 +38,14 @@ typedef enum {
 /* Reductions; values are NCCL's. Sum and Avg are compressed, the others travel plain. */
 typedef enum { slimSum = 0, slimProd = 1, slimMax = 2, slimMin = 3, slimAvg = 4 } slimRedOp_t;
 
+/* What goes to one rank and what comes from it in an exchange. Nothing goes where bytes is 0. */
+typedef struct {
+  const void* send;
+  size_t sendBytes;
+  void* recv;
+  size_t recvBytes;
+} slimLane_t;
+
 #ifdef __cplusplus
 }
 #endif

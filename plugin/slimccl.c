@@ -9,6 +9,7 @@
 #endif
 
 #include <math.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,10 +76,20 @@ static slimResult_t settingsOf(const slimConfig_t* config, slimSettings* setting
   return slimSuccess;
 }
 
+/* A rank's part of the cores that this process may use. */
+static int threadShare(int neighbours) {
+  cpu_set_t cores;
+  const int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+  return n > neighbours ? n / neighbours : 1;
+}
+
 slimResult_t slimCommInitTransport(slimComm_t* comm, slimTransport* transport, const slimConfig_t* config) {
   slimSettings settings;
   slimResult_t result = comm ? settingsOf(config, &settings) : slimFail(slimInvalidArgument, "comm is NULL");
-  if (result == slimSuccess) return slimCommCreate(comm, transport, &settings);
+  if (result == slimSuccess) {
+    if (settings.threads == 0) settings.threads = threadShare(transport->neighbours);
+    return slimCommCreate(comm, transport, &settings);
+  }
   transport->destroy(transport);
   return result;
 }
@@ -139,6 +150,23 @@ slimResult_t slimCommInitLocalDevices(slimComm_t* comms, int nranks, const int* 
 static slimResult_t closeTensor(slimTensor* t) {
   slimTensorClose(t);
   return slimSuccess;
+}
+
+slimResult_t slimCommInitCallbacks(slimComm_t* comm, int rank, int nranks, int neighbours,
+                                   const slimCallbacks_t* callbacks, const slimConfig_t* config) {
+  if (!comm || !callbacks) return slimFail(slimInvalidArgument, "%s is NULL", comm ? "callbacks" : "comm");
+  if (callbacks->size != sizeof *callbacks)
+    return slimFail(slimInvalidArgument, "callbacks->size is %zu: set it to sizeof(slimCallbacks_t), %zu",
+                    callbacks->size, sizeof *callbacks);
+  if (!callbacks->begin || !callbacks->wait)
+    return slimFail(slimInvalidArgument, "callbacks->%s is NULL", callbacks->begin ? "wait" : "begin");
+  if (nranks < 1 || rank < 0 || rank >= nranks || neighbours < 1 || neighbours > nranks)
+    return slimFail(slimInvalidArgument, "rank %d of %d with %d on this machine: give 0 <= rank < nranks >= neighbours",
+                    rank, nranks, neighbours);
+  slimTransport* transport;
+  SLIM_CHECK(slimCallbackTransport(&transport, rank, nranks, neighbours, callbacks->context, callbacks->begin,
+                                   callbacks->wait));
+  return slimCommInitTransport(comm, transport, config);
 }
 
 slimResult_t slimCommDestroy(slimComm_t comm) {

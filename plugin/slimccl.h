@@ -64,6 +64,24 @@ SLIM_API slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const sli
  * device. slimUnhandledCudaError: no driver, or one that is too old (the message has both versions), or no room. */
 SLIM_API slimResult_t slimCommInitLocalDevices(slimComm_t* comms, int nranks, const int* devices,
                                                const slimConfig_t* config);
+/* For programs that have a communication library of their own: its functions move the bytes between processes. Both
+ * answer 0 for success; anything else ends the communicator with slimRemoteError. They are called by the thread that
+ * called SlimCCL. */
+typedef struct {
+  size_t size; /* sizeof(slimCallbacks_t), set by the caller */
+  void* context;
+  /* Starts exchange id (0 to 5, not under way): for each rank p but the own one, send lanes[p].send to p and receive
+   * lanes[p].recv from it. Both sides know the sizes; messages of different ids between two ranks must not mix (id can
+   * be the tag). All ranks begin the same exchanges in the same order. lanes is valid during the call, its buffers
+   * until wait has returned. */
+  int (*begin)(void* context, int id, const slimLane_t* lanes);
+  /* Until exchange id is done, at most timeout seconds. */
+  int (*wait)(void* context, int id, double timeout);
+} slimCallbacks_t;
+/* This process is rank of nranks; neighbours of them (itself included) share this machine's cores. config may be NULL.
+ */
+SLIM_API slimResult_t slimCommInitCallbacks(slimComm_t* comm, int rank, int nranks, int neighbours,
+                                            const slimCallbacks_t* callbacks, const slimConfig_t* config);
 /* Frees the rank's handle and all its tensors. NULL is allowed. For local ranks: call it once for each handle, after
  * all ranks' calls ended, and graphs that captured them are gone. */
 SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);

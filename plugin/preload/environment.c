@@ -87,7 +87,10 @@ static bool known(const char* name, size_t n) {
   for (const slimVariable* v = slimVariables; v->name; v++)
     if (strlen(v->name) == n && !strncmp(name, v->name, n)) return true;
   /* What bazelw and its build read, for programs started by it. */
-  return (n == 8 && !strncmp(name, "SLIM_MPI", n)) || (n == 9 && !strncmp(name, "SLIM_CUDA", n));
+  static const char* const build[] = {"SLIM_MPI", "SLIM_CUDA", "SLIM_TORCH"};
+  for (int i = 0; i < 3; i++)
+    if (strlen(build[i]) == n && !strncmp(name, build[i], n)) return true;
+  return false;
 }
 
 /* Insertions, deletions and replacements between a (n ≤ 63 bytes) and b. */
