@@ -78,16 +78,16 @@ static void runKernel(const bench* b, int kind, uint64_t step) {
   switch (kind) {
     case encode:
     case encodeEf: {
-      const slimEncodePass pass = {kind == encode ? &b->plain : &b->ef, stamp, slimFloat32,   b->x,  b->n, 0,
-                                   kind == encode ? NULL : b->s,        NULL,  b->payload[4], &stats};
+      const slimEncodePass pass = {kind == encode ? &b->plain : &b->ef, stamp, slimFloat32,   b->x,   b->n, 0,
+                                   kind == encode ? NULL : b->s,        NULL,  b->payload[4], &stats, NULL};
       check(slimPassEncode(&pass, b->pool));
       break;
     }
     case reduce4: {
       slimStamp down = stamp;
       down.down = true;
-      const slimReducePass pass = {&b->plain, down,   slimFloat32, b->n,          0,    4, in,    .25,
-                                   NULL,      &b->ef, b->s,        b->payload[4], NULL, 1, &stats};
+      const slimReducePass pass = {&b->plain, down,   slimFloat32, b->n,          0,    4, in,     .25,
+                                   NULL,      &b->ef, b->s,        b->payload[4], NULL, 1, &stats, NULL};
       check(slimPassReduce(&pass, b->pool));
       break;
     }
@@ -96,7 +96,7 @@ static void runKernel(const bench* b, int kind, uint64_t step) {
       add.feedback.lambda = 1;
       const slimDecodePass pass = {
           &add, stamp, slimFloat32, b->n, 0, b->payload[0], kind == decode ? NULL : b->s, kind == decode ? b->y : NULL,
-          1};
+          1,    NULL};
       check(slimPassDecode(&pass, b->pool));
     }
   }
@@ -191,7 +191,7 @@ static void table(const char* cpu, double mib, int threads, const char* only, do
     memset(b.s, 0, 4 * b.n);
     for (int r = 0; r < 4; r++) {
       const slimEncodePass pass = {
-          &b.plain, {.seed = 1, .rank = (uint32_t)r}, slimFloat32, b.x, b.n, 0, NULL, NULL, b.payload[r], NULL};
+          &b.plain, {.seed = 1, .rank = (uint32_t)r}, slimFloat32, b.x, b.n, 0, NULL, NULL, b.payload[r], NULL, NULL};
       check(slimPassEncode(&pass, b.pool));
     }
     printf("| %s |", specs[i]);

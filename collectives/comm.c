@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SLIM_RECORD_MAGIC = 0x434d4c53 /* "SLMC" */, SLIM_RECORD_VERSION = 1, agreeExchange = 0 };
+enum { SLIM_RECORD_MAGIC = 0x434d4c53 /* "SLMC" */, SLIM_RECORD_VERSION = 2, agreeExchange = 0 };
 
 double slimSeconds(void) {
   struct timespec now;
@@ -152,6 +152,7 @@ static const struct {
     FIELD("step", step),
     FIELD("slice", slice),
     FIELD("number of slimTensorSetShift calls", shifts),
+    FIELD("lambda (slimTensorSetLambda)", lambda),
 #undef FIELD
 };
 
@@ -177,6 +178,8 @@ static void sayValue(const slimCallRecord* record, size_t field, char* text, siz
     snprintf(text, bytes, "hash %016" PRIx64, value);
   else if (!strcmp(name, "root") || !strcmp(name, "tensor slot"))
     snprintf(text, bytes, "%d", (int)value); /* −1: none */
+  else if (!strncmp(name, "lambda", 6))
+    snprintf(text, bytes, "%.9g", record->lambda);
   else
     snprintf(text, bytes, "%" PRIu64, value);
 }

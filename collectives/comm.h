@@ -39,6 +39,7 @@ typedef struct {
   uint32_t algorithm; /* 0: plain */
   uint32_t shifts;    /* slimTensorSetShift calls so far */
   uint64_t count, hash, step, slice, seed;
+  double lambda;   /* slimTensorSetLambda's, or 0 */
   uint32_t finite; /* dense steps that set state: x holds no NaN or Inf */
   uint32_t zero;
 } slimCallRecord;

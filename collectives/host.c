@@ -77,6 +77,11 @@ static slimResult_t statistics(slimTensor* t, slimPassStats* last) {
   return slimSuccess;
 }
 
+/* The common λ of the unit that holds element at. */
+static void* commonAt(const void* lambda, const slimTree* tree, slimDataType_t type, uint64_t at) {
+  return lambda ? (char*)(uintptr_t)lambda + at / slimTreeUnit(tree) * slimRealBytes(type) : NULL;
+}
+
 static slimResult_t encode(slimCall* call, const slimEncodePass* pass, const slimSplit* split) {
   for (int i = 0; i < split->pieces; i++) {
     slimEncodePass piece = *pass;
@@ -88,6 +93,7 @@ static slimResult_t encode(slimCall* call, const slimEncodePass* pass, const sli
     piece.s = pass->s ? (char*)pass->s + at * slimRealBytes(pass->type) : NULL;
     piece.v = pass->v ? (char*)pass->v + at * slimRealBytes(pass->type) : NULL;
     piece.payload += (size_t)i * split->stride;
+    piece.lambda = commonAt(pass->lambda, pass->direction->tree, pass->type, at);
     SLIM_CHECK(slimPassEncode(&piece, call->comm->pool));
   }
   return slimSuccess;
@@ -107,6 +113,7 @@ static slimResult_t decode(slimCall* call, const slimDecodePass* pass, const sli
     piece.stamp.rank += (uint32_t)i;
     piece.payload += (size_t)i * split->stride;
     piece.h = pass->h ? (char*)pass->h + at * slimRealBytes(pass->type) : NULL;
+    piece.lambda = commonAt(pass->lambda, pass->direction->tree, pass->type, at);
     piece.y = pass->y ? slimAtMutable(pass->y, pass->type, at) : NULL;
     const size_t bytes = slimPayloadBytes(pass->direction->tree, pass->type, piece.n);
     if (slimExpect(call, piece.payload, &piece.stamp, (slimPiece){at, piece.first, piece.n}, bytes, 0))

@@ -44,7 +44,8 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
                                .weight = 1.0 / comm->ranks,
                                .h = slimRealAt(&t->h, t->type, s.at),
                                .y = slimAtMutable(call->y, t->type, s.at),
-                               .factor = call->factor};
+                               .factor = call->factor,
+                               .lambda = slimCommonAt(t, s)};
   return slimReducePiece(call, &pass);
 }
 

@@ -11,7 +11,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-enum { SLIM_STATE_VERSION = 1, checksumBytes = 8, specLimit = 1 << 16 };
+enum { SLIM_STATE_VERSION = 2, checksumBytes = 8, specLimit = 1 << 16 };
 
 typedef struct {
   char magic[8];
@@ -26,7 +26,8 @@ typedef struct {
   uint64_t count, step, slice, denseSlice;
   uint64_t pending; /* values of a shift that was set after the last step */
   uint32_t pendingType, zero;
-  uint64_t lengths[slimStateArrays]; /* reals in s, v, h, e, H */
+  double lambda;                     /* the caller's, or 0 */
+  uint64_t lengths[slimStateArrays]; /* reals in s, v, h, e, H, common */
 } tensorHead;
 
 static const char magic[8] = {'S', 'L', 'I', 'M', 'S', 'T', 'A', 'T'};
@@ -106,7 +107,8 @@ static slimResult_t putTensor(stream* s, slimTensor* t) {
   slimPassStats last;
   if (t->started) SLIM_CHECK(t->comm->device->statistics(t, &last)); /* and the step */
   const char* spec = t->compressor->text;
-  tensorHead head = {.slot = t->slot, .specBytes = (uint32_t)strlen(spec), .shifts = t->shifts, .root = -1};
+  tensorHead head = {
+      .slot = t->slot, .specBytes = (uint32_t)strlen(spec), .shifts = t->shifts, .root = -1, .lambda = t->lambda};
   if (t->started) {
     head.started = 1;
     head.collective = t->collective;
@@ -228,6 +230,7 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
   SLIM_CHECK(result);
 
   fresh->shifts = head.shifts;
+  fresh->lambda = head.lambda;
   if (head.started) {
     const bool known = head.collective >= slimCollectiveAllReduce && head.collective <= slimCollectiveAllGather &&
                        slimTypeIsFloat((slimDataType_t)head.type) && head.algorithm >= slimAlgorithmTwoShot &&
@@ -305,6 +308,7 @@ static void adopt(slimTensor* t, const slimTensor* fresh) {
   t->shiftCount = fresh->shiftCount;
   t->shiftType = fresh->shiftType;
   t->shifts = fresh->shifts;
+  t->lambda = fresh->lambda;
   t->sent = fresh->sent;
   t->sentStride = fresh->sentStride;
   t->onDevice = fresh->onDevice;

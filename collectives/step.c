@@ -61,7 +61,8 @@ static slimResult_t encodePieces(slimCall* call, slimPiece p, uint8_t* payload, 
                                .s = sendState(t, &t->s, p),
                                .v = sendState(t, &t->v, p),
                                .payload = payload,
-                               .stats = &call->stats};
+                               .stats = &call->stats,
+                               .lambda = slimCommonAt(t, p)};
   SLIM_CHECK(call->comm->device->encode(call, &pass, split));
   return call->refresh ? call->comm->device->takeFinite(call, pass.x, p.n, pass.s) : slimSuccess;
 }
@@ -327,6 +328,8 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
     record.step = t->step;
     record.slice = t->cut.slice;
     record.shifts = t->shifts;
+    record.lambda = t->lambda;
+    slimCompressorSetLambda(t->compressor, t->lambda);
     /* Where the caller's thread cannot look, as if x were not finite: the same values, in two dense messages. */
     if (p.init || p.replace) record.finite = comm->device->readable && slimFinite(type, x, sentElements(t));
     const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
@@ -345,10 +348,12 @@ slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, v
     if (fresh && count && t->started) { /* as if the call had not been */
       void* shift = t->shift;
       const uint32_t shifts = t->shifts;
+      const double lambda = t->lambda;
       t->shift = NULL;
       slimTensorForget(t);
       t->shift = shift;
       t->shifts = shifts;
+      t->lambda = lambda;
     }
     return result;
   }

@@ -45,6 +45,7 @@ void slimTensorForget(slimTensor* t) {
   t->shifts = 0;
   t->started = t->spoiled = false;
   t->step = 0;
+  t->lambda = 0;
   t->last = slimLastNone;
 }
 
@@ -111,6 +112,10 @@ slimPiece slimSendPiece(const slimTensor* t, uint64_t slice, int i) {
   return slimChunkPiece(&t->cut, slice, i);
 }
 
+void* slimCommonAt(const slimTensor* t, slimPiece p) {
+  return t->common.data ? slimRealAt(&t->common, t->type, p.at / slimTreeUnit(t->compressor->up.tree)) : NULL;
+}
+
 slimStamp slimStampOf(const slimTensor* t, int rank, bool down) {
   return (slimStamp){t->hash, t->comm->settings.seed, t->step, t->slot, (uint32_t)rank, down};
 }
@@ -125,6 +130,11 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
   const char* name = slimCollectiveName((int)t->collective);
   const bool global = slimTreeIsGlobal(up) || slimTreeIsGlobal(c->down.tree);
   const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64 && t->comm->device->readable;
+  if (slimTreeSharesLambda(up) && (t->collective != slimCollectiveAllReduce || !t->comm->device->readable))
+    return slimFail(slimInvalidUsage,
+                    "lambda=shared comes from the messages of all ranks to all ranks, in host memory: allreduce there; "
+                    "use f= for %s in %s",
+                    name, c->text);
   if (t->collective != slimCollectiveAllReduce && t->collective != slimCollectiveReduce) {
     if (c->downGiven)
       return slimFail(slimInvalidUsage, "%s has no downlink: leave `down=` out of the spec %s", name, c->text);
@@ -213,6 +223,8 @@ void slimTensorLengths(const slimTensor* t, uint64_t lengths[slimStateArrays]) {
   lengths[2] = up->shifts ? heard : 0;
   lengths[3] = downlink && (down->shifts ? !receiver : down->memory) ? owned : 0;
   lengths[4] = downlink && down->shifts && receiver ? n : 0;
+  const slimTree* tree = t->compressor->up.tree;
+  lengths[5] = slimTreeSharesLambda(tree) ? divideUp(n, slimTreeUnit(tree)) : 0;
 }
 
 static bool isEf(const slimFeedback* f) { return f->memory && f->sigma == 1 && f->a == 1 && f->b == 1 && f->c == -1; }
@@ -342,6 +354,16 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
     if (t->arrays[i].data) SLIM_CHECK(t->comm->device->scale(t, t->arrays[i].data, t->arrays[i].n, factor));
   if (t->shift) slimScaleReal(t->shiftType, t->shift, t->shiftCount, factor);
   t->last = slimLastNone;
+  return slimSuccess;
+}
+
+slimResult_t slimTensorChooseLambda(slimTensor* t, double lambda) {
+  if (!t->comm->device->readable)
+    return slimFail(slimInvalidUsage, "slimTensorSetLambda is for communicators in host memory");
+  if (!slimCompressorSetLambda(t->compressor, lambda))
+    return slimFail(slimInvalidUsage, "slimTensorSetLambda wants lambda=x in the spec, e.g. fo(lambda=0.1), not %s",
+                    t->compressor->text);
+  t->lambda = lambda;
   return slimSuccess;
 }
 

@@ -26,7 +26,7 @@ typedef struct {
   uint64_t n;
 } slimPiece;
 
-enum { slimStateArrays = 5 };
+enum { slimStateArrays = 6 };
 
 typedef struct slimTensor {
   slimComm* comm;
@@ -48,16 +48,18 @@ typedef struct slimTensor {
    * rank owns, slice after slice. */
   uint64_t step;
   union {
-    struct {       /* on the device */
-      slimArray s; /* sender's memory or shift */
-      slimArray v; /* ef21's momentum */
-      slimArray h; /* receivers' mean shift */
-      slimArray e; /* downlink: ef's memory; in a reduce, the shift H on ranks other than the root */
-      slimArray H; /* downlink shift, on every receiver */
+    struct {            /* on the device */
+      slimArray s;      /* sender's memory or shift */
+      slimArray v;      /* ef21's momentum */
+      slimArray h;      /* receivers' mean shift */
+      slimArray e;      /* downlink: ef's memory; in a reduce, the shift H on ranks other than the root */
+      slimArray H;      /* downlink shift, on every receiver */
+      slimArray common; /* lambda=shared: λ, a real a unit, equal on all ranks */
     };
     slimArray arrays[slimStateArrays];
   };
-  bool spoiled; /* a call failed half-way: wants slimTensorReset or slimStateLoad */
+  double lambda; /* slimTensorSetLambda's, in place of the spec's lambda=x; 0: none */
+  bool spoiled;  /* a call failed half-way: wants slimTensorReset or slimStateLoad */
 
   /* slimTensorSetShift's, until the next call; in host memory */
   void* shift;
@@ -94,6 +96,7 @@ void slimTensorForget(slimTensor* tensor);
 
 slimResult_t slimTensorShift(slimTensor* tensor, const void* shift, uint64_t count, slimDataType_t type);
 slimResult_t slimTensorScale(slimTensor* tensor, double factor);
+slimResult_t slimTensorChooseLambda(slimTensor* tensor, double lambda);
 slimResult_t slimTensorCancel(slimTensor* tensor, const void* x);
 uint64_t slimTensorStateBytes(const slimTensor* tensor);
 
@@ -125,6 +128,8 @@ static inline void* slimAtMutable(void* y, slimDataType_t type, uint64_t at) {
 static inline void* slimRealAt(const slimArray* a, slimDataType_t type, uint64_t at) {
   return a->data ? (char*)a->data + at * slimRealBytes(type) : NULL;
 }
+/* Where a piece's λ begin; NULL: none are shared. */
+void* slimCommonAt(const slimTensor* tensor, slimPiece piece);
 slimStamp slimStampOf(const slimTensor* tensor, int rank, bool down);
 
 #ifdef __cplusplus

@@ -60,7 +60,8 @@ static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t
                          .down = &c->down,
                          .e = ownerState(t, k, p),
                          .payload = payload,
-                         .factor = 1};
+                         .factor = 1,
+                         .lambda = slimCommonAt(t, p)};
   if (!call->refreshDown) return slimReducePiece(call, &pass);
   pass.down = NULL;
   pass.e = NULL;
@@ -131,7 +132,8 @@ static slimResult_t receive(slimCall* call, uint64_t k) {
                                  .payload = slimBuffer(&call->down, k, first),
                                  .h = H,
                                  .y = y,
-                                 .factor = call->factor};
+                                 .factor = call->factor,
+                                 .lambda = slimCommonAt(t, s)};
     SLIM_CHECK(slimDecodePieces(call, &pass, &(slimSplit){pieces, t->cut.unit, call->down.stride}));
   }
   for (int r = first; r < first + pieces && call->refreshDown; r++) {

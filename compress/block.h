@@ -19,6 +19,7 @@ typedef struct {
   uint64_t first;   /* virtual index of element 0, for draws */
   const slimDraw* draw;
   float* scratch; /* free for the codec, 64-byte aligned */
+  float lambda;   /* lambda=shared: the ranks' common λ; 0: not known, or none */
 } slimBlock;
 
 #define SLIM_ASSUME_BLOCK(n)                           \

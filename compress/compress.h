@@ -82,9 +82,13 @@ void slimCompressorDestroy(slimCompressor* compressor);
 slimResult_t slimSpecPart(const char* spec, bool feedback, bool downlink, char* out, size_t size);
 /* XXH3-64 of "text#type" (format.md §4). */
 uint64_t slimCompressorHash(const slimCompressor* compressor, slimDataType_t type);
+/* Puts lambda in the place of every `lambda=x` of the spec, in both directions; 0: x again. false: there is none. */
+bool slimCompressorSetLambda(slimCompressor* compressor, double lambda);
 
 /* Elements of the smallest stretch that the tree sees as a whole; pieces start on multiples of it. */
 uint32_t slimTreeUnit(const slimTree* tree);
+/* lambda=shared: passes want the ranks' common λ (slimEncodePass.lambda). */
+bool slimTreeSharesLambda(const slimTree* tree);
 /* scope=global: the piece must be the whole tensor (one-shot). */
 bool slimTreeIsGlobal(const slimTree* tree);
 /* The payloads of all ranks may be added as float arrays (fp32; shared rand-k over fp32). */
@@ -147,6 +151,7 @@ typedef struct {
   void* v;
   uint8_t* payload; /* slimPayloadBytes; 16-byte aligned */
   slimPassStats* stats;
+  const void* lambda; /* lambda=shared: a real a unit (format.md §7); else NULL */
 } slimEncodePass;
 slimResult_t slimPassEncode(const slimEncodePass* pass, slimPool* pool);
 
@@ -166,6 +171,7 @@ typedef struct {
   void* y;              /* n elements, if down is NULL */
   double factor;        /* y is multiplied by it: N for op=sum, else 1 */
   slimPassStats* stats; /* of the downlink's encode */
+  void* lambda;         /* as encode's; read, and written where there is no downlink */
 } slimReducePass;
 slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool);
 
@@ -179,6 +185,7 @@ typedef struct {
   void* h; /* n reals or NULL */
   void* y; /* n elements; NULL: only H is updated */
   double factor;
+  void* lambda; /* as encode's; read, then written */
 } slimDecodePass;
 slimResult_t slimPassDecode(const slimDecodePass* pass, slimPool* pool);
 

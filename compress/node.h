@@ -31,7 +31,7 @@ typedef enum { SLIM_CODECS(SLIM_OP_) slimNumOps } slimOp;
 #undef SLIM_OP_
 
 typedef enum { slimScopeBlock, slimScopeChunk, slimScopeGlobal } slimScope;
-typedef enum { slimLambdaNone, slimLambdaNorm, slimLambdaMax, slimLambdaFixed } slimLambda;
+typedef enum { slimLambdaNone, slimLambdaNorm, slimLambdaMax, slimLambdaFixed, slimLambdaShared } slimLambda;
 
 enum { SLIM_MAX_SECTIONS = 12, SLIM_MIN_BLOCK = 64, SLIM_MAX_BLOCK = 8192 };
 
@@ -50,10 +50,11 @@ typedef struct slimNode {
   double ratio;
   double chance; /* selectors: that a block sends its one value, where k= is below 1; else 1 */
   float value;   /* onebit: f or lambda; sign: scale */
+  float chosen;  /* onebit with a fixed lambda: the caller's, in place of value; 0: none */
   slimLambda lambda;
   slimScope scope;
   bool norm2, nearest, lsq, e5m2, shared, unbiased, fixedSigns;
-  bool rotated;                           /* onebit: belongs into a rotation of its own block (delta) */
+  bool rotated;                           /* onebit: belongs into a rotation of its own block (delta, lambda=shared) */
   uint32_t branch;                        /* of its random draws: 0; 1, 2 inside induced's C, Q */
   int32_t inner[2];                       /* how many nodes behind this one they stand */
   bool powerlaw;                          /* tqsgd, tbqsgd, tnqsgd: one of 256 tables a block, else one for all */

@@ -111,8 +111,15 @@ static slimResult_t reduceInTwo(const slimReducePass* pass, slimPool* pool) {
       down.feedback.a = 1;
       down.feedback.b = down.feedback.c = 0;
     }
-    slimEncodePass encode = {&down,       pass->stamp, real, mean,          pass->n,
-                             pass->first, pass->e,     NULL, pass->payload, pass->stats};
+    const slimEncodePass encode = {.direction = &down,
+                                   .stamp = pass->stamp,
+                                   .type = real,
+                                   .x = mean,
+                                   .n = pass->n,
+                                   .first = pass->first,
+                                   .s = pass->e,
+                                   .payload = pass->payload,
+                                   .stats = pass->stats};
     result = slimPassEncode(&encode, pool);
   }
   free(mean);

@@ -228,6 +228,8 @@ static uint32_t tableBytes(const slimSpecNode* spec) {
   return bytes;
 }
 
+static bool sharesLambda(const slimNode* node) { return node->op == slimOp_onebit && node->lambda == slimLambdaShared; }
+
 static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed need) {
   slimTree* tree = calloc(1, sizeof *tree + tableBytes(spec));
   if (!tree) return slimFail(slimSystemError, "no memory for a compressor");
@@ -249,8 +251,11 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
                  tree->node[j].levels == tree->node[i].block;
     if (tree->node[i].rotated && !rotated)
       return slimFail(slimInvalidArgument,
-                      "spec:1:%d: delta bounds rotated values: rotate(onebit(dither, delta=0.01)), both of one block",
+                      "spec:1:%d: delta and lambda=shared speak of rotated values: rotate(onebit(dither, delta=0.01)), "
+                      "both of one block",
                       spec->column);
+    if (sharesLambda(&tree->node[i]) && (!slimTreeSharesLambda(tree) || need != slimNeedsNothing))
+      return complain(spec, "lambda=shared stands in the outermost rotate, without feedback: fo(lambda=shared)");
   }
   for (uint32_t i = 0; i < tree->nodes; i++)
     tree->absolute |= tree->node[i].op == slimOp_sign || tree->node[i].lambda == slimLambdaFixed;
@@ -261,6 +266,10 @@ static slimResult_t buildTree(slimTree** out, const slimSpecNode* spec, slimNeed
 }
 
 uint32_t slimTreeUnit(const slimTree* tree) { return slimSelector(tree) ? SLIM_MIN_BLOCK : tree->unit; }
+bool slimTreeSharesLambda(const slimTree* tree) {
+  const slimNode* root = slimRoot(tree);
+  return root->op == slimOp_rotate && sharesLambda(slimInner(root, 0));
+}
 bool slimTreeIsGlobal(const slimTree* tree) {
   return slimSelector(tree) && slimSelector(tree)->scope == slimScopeGlobal;
 }
@@ -366,6 +375,13 @@ static void unwrapNone(slimSpecNode** spec) {
   slimSpecFree(none);
 }
 
+static bool sameCodec(const slimSpecNode* a, const slimSpecNode* b) {
+  char texts[2][1024] = {"", ""};
+  slimSpecPrint(a->name->kind == slimIsFeedback ? a->child[0] : a, texts[0], sizeof texts[0]);
+  slimSpecPrint(b->name->kind == slimIsFeedback ? b->child[0] : b, texts[1], sizeof texts[1]);
+  return strcmp(texts[0], texts[1]) == 0;
+}
+
 static slimResult_t create(slimCompressor* c, const char* spec, slimSpecNode** up, slimSpecNode** down) {
   SLIM_CHECK(slimSpecParse(spec, up, down));
   c->downGiven = *down != NULL;
@@ -374,6 +390,8 @@ static slimResult_t create(slimCompressor* c, const char* spec, slimSpecNode** u
   if (!*down) SLIM_CHECK(defaultDownlink(*up, down, &c->sharedDown));
   SLIM_CHECK(buildDirection(&c->up, *up));
   SLIM_CHECK(buildDirection(&c->down, *down));
+  if ((slimTreeSharesLambda(c->up.tree) || slimTreeSharesLambda(c->down.tree)) && !sameCodec(*up, *down))
+    return complain(*down, "lambda=shared wants the same codec in both directions: leave down= out");
   char text[4096] = "up=";
   slimSpecPrint(*up, text, sizeof text);
   strncat(text, "; down=", sizeof text - strlen(text) - 1);
@@ -439,6 +457,18 @@ void slimCompressorDestroy(slimCompressor* c) {
   free(c->down.tree);
   free(c->text);
   free(c);
+}
+
+bool slimCompressorSetLambda(slimCompressor* c, double lambda) {
+  bool any = false;
+  slimTree* trees[] = {c->up.tree, c->down.tree};
+  for (int i = 0; i < 2; i++)
+    for (uint32_t j = 0; j < trees[i]->nodes; j++) {
+      if (trees[i]->node[j].lambda != slimLambdaFixed) continue;
+      trees[i]->node[j].chosen = (float)lambda;
+      any = true;
+    }
+  return any;
 }
 
 uint64_t slimCompressorHash(const slimCompressor* c, slimDataType_t type) {

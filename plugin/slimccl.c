@@ -249,6 +249,13 @@ slimResult_t slimTensorRescale(slimTensor_t tensor, double factor) {
   WITH(tensor->comm, slimTensorScale(tensor, factor));
 }
 
+slimResult_t slimTensorSetLambda(slimTensor_t tensor, double lambda) {
+  SLIM_CHECK(checkTensor(tensor));
+  if (!(lambda >= 0x1p-126 && lambda <= 0x1p126))
+    return slimFail(slimInvalidArgument, "lambda is %g: give a number from 2^-126 to 2^126", lambda);
+  return slimTensorChooseLambda(tensor, lambda);
+}
+
 slimResult_t slimTensorCancelStep(slimTensor_t tensor, const void* sendbuff) {
   SLIM_CHECK(checkTensor(tensor));
   if (tensor->started) SLIM_CHECK(checkBuffer("sendbuff", sendbuff, tensor->cut.count, tensor->type));

@@ -110,6 +110,10 @@ SLIM_API slimResult_t slimTensorSetShift(slimTensor_t tensor, const void* shift,
  * learning rate where the rate is inside the memory (Mem-SGD, arXiv 1809.07599). Same factor on all ranks; finite, > 0.
  */
 SLIM_API slimResult_t slimTensorRescale(slimTensor_t tensor, double factor);
+/* The dither amplitude λ of the next steps, in place of the spec's `lambda=x` (both directions; FO-SGD, arXiv
+ * 2405.11095). In units of x, not touched by slimTensorRescale; the same on all ranks, which the next call checks;
+ * 2⁻¹²⁶ to 2¹²⁶. slimTensorReset returns to x. */
+SLIM_API slimResult_t slimTensorSetLambda(slimTensor_t tensor, double lambda);
 /* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. Uplink ef only; once, after a
  * call that was not in place, before any rescale, reset or load. sendbuff: the x of that call, unchanged. The
  * downlink's memory keeps what it held back of that step. */

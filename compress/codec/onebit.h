@@ -10,9 +10,10 @@
 #include "compress/option.h"
 
 SLIM_OPTIONS(sign) = {{"scale", slimOptionReal, "1", 0x1p-126, 0x1p126, NULL}, SLIM_END_OPTIONS};
-#define SLIM_DITHER_OPTIONS                                                                                         \
-  {"f", slimOptionReal, NULL, 0x1p-20, 0x1p20, NULL}, {"lambda", slimOptionReal, NULL, 0x1p-126, 0x1p126, "inf"}, { \
-    "delta", slimOptionReal, NULL, 1e-12, 1, NULL                                                                   \
+#define SLIM_DITHER_OPTIONS                                                \
+  {"f", slimOptionReal, NULL, 0x1p-20, 0x1p20, NULL},                      \
+      {"lambda", slimOptionReal, NULL, 0x1p-126, 0x1p126, "inf|shared"}, { \
+    "delta", slimOptionReal, NULL, 1e-12, 1, NULL                          \
   }
 SLIM_OPTIONS(onebit) = {{"dither", slimOptionFlag, "0", 0, 0, NULL},
                         SLIM_DITHER_OPTIONS,
@@ -32,16 +33,18 @@ static inline const char* slimSetup_sign(slimNode* node, const slimOptionValues*
 static inline const char* slimSetup_onebit(slimNode* node, const slimOptionValues* o) {
   const bool dither = o->value[slimOnebitDither] != 0, f = o->given[slimOnebitF], delta = o->given[slimOnebitDelta];
   const double lambda = o->value[slimOnebitLambda];
-  if (f + delta + o->given[slimOnebitLambda] > 1) return "f, delta and lambda exclude each other";
+  const bool shared = o->given[slimOnebitLambda] && lambda == -2;
+  if (f + delta + (o->given[slimOnebitLambda] && !shared) > 1) return "f, delta and lambda exclude each other";
   if (!dither && (f || delta || o->given[slimOnebitLambda]))
     return "f, delta and lambda need dither: onebit(dither, f=1.5)";
   if (dither && o->value[slimOnebitScale] != 0) return "scale belongs to onebit without dither";
   node->lambda = !dither                       ? slimLambdaNone
                  : !o->given[slimOnebitLambda] ? slimLambdaNorm
+                 : shared                      ? slimLambdaShared
                  : lambda < 0                  ? slimLambdaMax
                                                : slimLambdaFixed;
   node->unbiased = o->value[slimOnebitScale] == 1;
-  node->rotated = delta;
+  node->rotated = delta || shared;
   node->block = (uint32_t)o->value[slimOnebitBlock];
   /* |z| ≤ ‖g‖·sqrt(2·ln(2m/delta)/m) for all m rotated values with probability 1 − delta (Hoeffding). */
   node->value = node->lambda == slimLambdaFixed ? (float)lambda
@@ -60,7 +63,7 @@ static inline slimClass slimClass_sign(const slimNode* node, double n) {
   return (slimClass){INFINITY, 0, 1};
 }
 /* Undithered ‖v‖₁² ≥ ‖v‖₂², so delta ≥ 1/n; dithered with the least-squares scale E⟨v,q⟩² ≥ ‖v‖², so again. lambda =
- * max: E‖q‖² = n·max² ≤ n‖v‖². Norm and fixed lambda clip: no class by themselves. Nor has scale=unbiased one: it is
+ * max: E‖q‖² = n·max² ≤ n‖v‖². All other lambdas clip: no class by themselves. Nor has scale=unbiased one: it is
  * unbiased under a rotation by uniformly random orthogonal matrices, not under random signs (of two rotated values the
  * larger one decides all signs), and its error is n‖v‖²/‖v‖₁² − 1 times ‖v‖², more than 1 for a spike. */
 static inline slimClass slimClass_onebit(const slimNode* node, double n) {
@@ -94,6 +97,16 @@ SLIM_FN void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* 
   slimUnpackSigns(out, sec[0], b->size, node->value);
 }
 
+/* bit = v·p + lambda·t < 0 */
+SLIM_FN void slimDitherSigns(const slimNode* node, const slimBlock* b, const float* restrict v, float p, float lambda,
+                             uint8_t* restrict out) {
+  uint32_t* words = (uint32_t*)(void*)b->scratch;
+  slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
+  SLIM_ASSUME_BLOCK(b->size);
+  SLIM_PACK_SIGNS(out, b->size, i,
+                  slimLoad(v, i) * p + lambda * (slimToFloats(2 * slimHalvesAt(words, i) - 65535) * 0x1p-16f));
+}
+
 SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const bool fixed = node->lambda == slimLambdaFixed;
   const slimNormal normal = fixed ? (slimNormal){1, 1, 0} : slimNormalise(b->maxBits);
@@ -112,6 +125,7 @@ SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const f
       slimPackSigns(sec[1], v, b->size);
       return slimStoreScale(sec[0], scale, normal, 1);
     case slimLambdaNorm:
+    case slimLambdaShared:
       SLIM_TREE_SUM(sum, b->size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));
       scale = b->nv ? node->value * sqrtf(sum / (float)b->nv) : 0;
       break;
@@ -119,25 +133,55 @@ SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const f
       scale = slimFloat(b->maxBits) * p;
       break;
     case slimLambdaFixed:
-      scale = b->maxBits ? node->value : 0;
+      scale = !b->maxBits ? 0 : node->chosen > 0 ? node->chosen : node->value;
       break;
   }
-  uint32_t* words = (uint32_t*)(void*)b->scratch;
-  slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
-  SLIM_ASSUME_BLOCK(b->size);
-  SLIM_PACK_SIGNS(sec[1], b->size, i,
-                  slimLoad(v, i) * p + scale * (slimToFloats(2 * slimHalvesAt(words, i) - 65535) * 0x1p-16f));
+  const bool common = b->lambda > 0; /* of all ranks; the scale is then what this one asks for */
+  slimDitherSigns(node, b, v, common ? 1 : p, common ? b->lambda : scale, sec[1]);
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
     SLIM_TREE_SUM(sum, b->size, i, slimFlipped(slimLoad(v, i) * p, slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
     return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, 1);
   }
   if (!fixed) return slimStoreScale(sec[0], scale, normal, 1);
-  slimStoreFloat(sec[0], b->maxBits ? node->value : 0);
+  slimStoreFloat(sec[0], scale);
   return true;
 }
 SLIM_FN void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
-  slimUnpackSigns(out, sec[1], b->size, slimLoadFloat(sec[0]));
+  slimUnpackSigns(out, sec[1], b->size, b->lambda > 0 ? b->lambda : slimLoadFloat(sec[0]));
 }
+
+#ifndef SLIM_CUDA
+
+/* out = r·(ranks − 2c), c of the ranks' bit streams having a 1 there. */
+static inline void slimSumSigns(float* restrict out, const uint8_t* const* streams, uint32_t ranks, float r, uint32_t n,
+                                uint32_t* restrict scratch) {
+  const uint32_t words = n / 32, planes = 32 - (uint32_t)__builtin_clz(ranks);
+  uint32_t* restrict carry = scratch + (size_t)planes * words;
+  SLIM_ASSUME_BLOCK(n);
+  memset(scratch, 0, 4 * (size_t)planes * words);
+  for (uint32_t rank = 0; rank < ranks; rank++) { /* counts in binary: plane p holds their bits p */
+    memcpy(carry, streams[rank], 4 * (size_t)words);
+    for (uint32_t p = 0; (rank + 1) >> p; p++) {
+      uint32_t* restrict plane = scratch + (size_t)p * words;
+      for (uint32_t i = 0; i < words; i++) {
+        const uint32_t both = plane[i] & carry[i];
+        plane[i] ^= carry[i];
+        carry[i] = both;
+      }
+    }
+  }
+  /* ranks − 2·Σ 2^p·bit = ranks − Σ 2^p + Σ ±2^p: integers, exact in floats. */
+  const float least = (float)ranks - (float)((1u << planes) - 1);
+  for (uint32_t i = 0; i < n; i += 32)
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) {
+      slimVector k = (slimVector){0} + least;
+      for (uint32_t p = 0; p < planes; p++)
+        k += (slimVector)(slimSignsOf(scratch[p * words + i / 32], j) ^ slimBits((float)(1u << p)));
+      slimStore(out, i + j, k * r);
+    }
+}
+
+#endif
 
 #endif

@@ -370,7 +370,7 @@ static slimBlock slimValueUnit(const slimTree* tree, const slimLayout* layout, u
                                const slimDraw* draw, float* scratch) {
   const uint64_t off = unit * tree->unit;
   const uint32_t nv = (uint32_t)(layout->values - off < tree->unit ? layout->values - off : tree->unit);
-  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit};
+  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit, 0};
 }
 static bool slimEncodeValues(const slimTree* tree, const slimLayout* layout, uint8_t* payload, const float* values,
                              uint64_t first, const slimDraw* draw, float* scratch) {
@@ -393,6 +393,20 @@ static void slimDecodeValues(const slimTree* tree, const slimLayout* layout, con
   }
 }
 
+/* ---- lambda=shared (format.md §7): a unit has one scale, its first section, and whole signs, its second ---------- */
+
+/* λ as the tree's floats, where units have this exponent. */
+static inline float slimLambdaIn(const void* lambda, bool wide, uint64_t unit, int exponent) {
+  if (!lambda) return 0;
+  return wide ? (float)(((const double*)lambda)[unit] * slimPower2(-exponent)) : ((const float*)lambda)[unit];
+}
+static inline float slimWantedAt(const slimLayout* layout, const uint8_t* payload, uint64_t unit) {
+  return slimLoadFloat(payload + layout->section[0] + 4 * unit);
+}
+static inline bool slimFlaggedAt(const slimLayout* layout, const uint8_t* payload, uint64_t unit) {
+  return payload[layout->flags + unit / 8] >> unit % 8 & 1;
+}
+
 /* ---- Decoding a payload unit by unit -------------------------------------------------------------------------- */
 
 typedef struct {
@@ -403,7 +417,8 @@ typedef struct {
   bool wide;       /* values with exponents (fp64) */
   uint32_t* index; /* piece-wide selectors: sorted; with the values behind it; malloc'ed */
   float* values;
-  uint64_t at; /* the next one */
+  uint64_t at;        /* the next one */
+  const void* lambda; /* lambda=shared: reals of the units */
 } slimSource;
 
 /* randk's keys, which need no values. */
@@ -423,7 +438,8 @@ static uint32_t slimSourceStep(const slimTree* tree) { return slimSelector(tree)
 static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, const slimLayout* layout,
                                    const uint8_t* payload, const slimStamp* stamp, uint64_t n, uint64_t first,
                                    float* scratch) {
-  *source = (slimSource){tree, layout, payload, slimDrawOf(stamp), layout->index != layout->exponents, NULL, NULL, 0};
+  *source =
+      (slimSource){tree, layout, payload, slimDrawOf(stamp), layout->index != layout->exponents, NULL, NULL, 0, NULL};
   if (!slimSelector(tree) || !layout->values) return slimSuccess;
   if (payload[layout->flags]) {
     source->at = layout->values;
@@ -453,7 +469,13 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
   if (source->wide) memcpy(exponent, source->payload + layout->exponents + 4 * flag, 4);
   if (*exponent < -1022 || *exponent > 1023) return false;
   if (!slimSelector(source->tree)) {
-    const slimBlock region = {source->tree->unit, nv, 0, first, &source->draw, scratch};
+    const slimBlock region = {source->tree->unit,
+                              nv,
+                              0,
+                              first,
+                              &source->draw,
+                              scratch,
+                              slimLambdaIn(source->lambda, source->wide, unit, *exponent)};
     slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
     return true;
   }
@@ -527,6 +549,16 @@ static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* 
 
 static slimResult_t slimKernelReduce(const slimReducePass* p, const slimLayout* up, const slimLayout* down, uint64_t u0,
                                      uint64_t u1, slimPassStats* stats, float* scratch) {
+  if (p->lambda) {
+    const uint8_t** streams = malloc((size_t)p->ranks * sizeof *streams);
+    if (!streams) return slimFail(slimSystemError, "no memory for %d payloads", p->ranks);
+    if (p->type == slimFloat64)
+      reduceSignsD(p, up, down, u0, u1, streams, stats, scratch);
+    else
+      reduceSignsF(p, up, down, u0, u1, streams, stats, scratch);
+    free(streams);
+    return slimSuccess;
+  }
   slimSource few[16];
   slimSource* source = p->ranks <= 16 ? few : malloc((size_t)p->ranks * sizeof *source);
   if (!source) return slimFail(slimSystemError, "no memory for %d payloads", p->ranks);
@@ -553,6 +585,7 @@ static slimResult_t slimKernelDecode(const slimDecodePass* p, const slimLayout* 
                                      float* scratch) {
   slimSource source;
   SLIM_CHECK(slimSourceOpen(&source, p->direction->tree, layout, p->payload, &p->stamp, p->n, p->first, scratch));
+  source.lambda = p->lambda;
   if (p->type == slimFloat64)
     decodeUnitsD(p, &source, u0, u1, scratch);
   else

@@ -35,11 +35,24 @@ static inline void SLIM_NAME(widen)(REAL* restrict out, const float* restrict v,
 #endif
 }
 
-/* Brings u to the floats that the tree sees; false: NaN, Inf or too large. */
-static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict u, uint32_t n, float* restrict v,
-                                     const float** seen, int* exponent, uint32_t* maxBits) {
+/* 2^exponent is the largest power of two in x; 0 for 0. */
+static inline int SLIM_NAME(exponentOf)(REAL x) {
 #if SLIM_REAL_IS_FLOAT
-  (void)tree, (void)v;
+  (void)x;
+  return 0;
+#else
+  uint64_t bits;
+  memcpy(&bits, &x, 8);
+  return bits ? slimExponent64(bits) : 0;
+#endif
+}
+
+/* Brings u to the floats that the tree sees, by the unit's largest or by a λ that all ranks share (0: none); false:
+ * NaN, Inf or too large. */
+static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict u, uint32_t n, REAL lambda,
+                                     float* restrict v, const float** seen, int* exponent, uint32_t* maxBits) {
+#if SLIM_REAL_IS_FLOAT
+  (void)tree, (void)v, (void)lambda;
   *seen = u;
   *exponent = 0;
   *maxBits = slimMaxBits(u, n);
@@ -47,7 +60,7 @@ static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict 
 #else
   uint64_t m = slimMaxBits64(u, n);
   if (m >= 0x7ff0000000000000u) return false;
-  *exponent = m && !tree->absolute ? slimExponent64(m) : 0;
+  *exponent = lambda > 0 ? SLIM_NAME(exponentOf)(lambda) : m && !tree->absolute ? slimExponent64(m) : 0;
   if (*exponent >= 1000) return false;
   const double down = slimPower2(-*exponent);
   for (uint32_t i = 0; i < n; i++) v[i] = (float)(u[i] * down);
@@ -87,10 +100,10 @@ static void SLIM_NAME(count)(const REAL* x, const REAL* u, const REAL* sent, uin
 }
 
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
- * state at this unit (nv reals) or NULL. */
+ * state at this unit (nv reals) or NULL. lambda: 0, or what all ranks share. */
 static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
                                     uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first, const REAL* x,
-                                    REAL* s, REAL* v, bool write, slimPassStats* stats, float* scratch) {
+                                    REAL* s, REAL* v, REAL lambda, bool write, slimPassStats* stats, float* scratch) {
   const slimTree* tree = direction->tree;
   const slimFeedback* f = &direction->feedback;
   const uint32_t n = tree->unit;
@@ -123,10 +136,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
     SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
   }
-  bool ok = SLIM_NAME(narrow)(tree, in, n, narrow, &seen, &exponent, &maxBits);
+  bool ok = SLIM_NAME(narrow)(tree, in, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
-  slimBlock region = {n, nv, maxBits, first, &draw, scratch};
+  slimBlock region = {n, nv, maxBits, first, &draw, scratch, slimLambdaIn(&lambda, !SLIM_REAL_IS_FLOAT, 0, exponent)};
   if (ok) ok = slimEncodeUnit(tree, layout, payload, unit, nv, &region, seen);
   if (!ok) {
     slimFlagUnit(tree, layout, payload, unit, nv);
@@ -172,7 +185,7 @@ static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* la
     const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
     SLIM_NAME(encodeValues)
     (p->direction, &p->stamp, layout, p->payload, unit, nv, p->first + off, x, p->s ? (REAL*)p->s + off : NULL,
-     p->v ? (REAL*)p->v + off : NULL, true, stats, scratch);
+     p->v ? (REAL*)p->v + off : NULL, p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
   }
 }
 
@@ -244,8 +257,91 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     } else {
       const bool own = p->down->feedback.kind == slimFeedbackEf;
       SLIM_NAME(encodeValues)
-      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, p->e ? (REAL*)p->e + off : NULL, NULL, own,
-       stats, scratch);
+      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, p->e ? (REAL*)p->e + off : NULL, NULL, 0,
+       own, stats, scratch);
+    }
+  }
+}
+
+/* reduce for lambda=shared: signs are counted, or weighted where no λ is known yet, below the rotation. streams: room
+ * for a pointer a rank. */
+static void SLIM_NAME(reduceSigns)(const slimReducePass* p, const slimLayout* up, const slimLayout* down, uint64_t u0,
+                                   uint64_t u1, const uint8_t** streams, slimPassStats* stats, float* scratch) {
+  const slimNode* rotation = slimRoot(p->up->tree);
+  const uint32_t n = p->up->tree->unit, ranks = (uint32_t)p->ranks;
+  const slimDraw draw = slimDrawOf(&p->stamp);
+  REAL* wide = SLIM_NAME(buffer)(&scratch, n);
+  REAL* sum = SLIM_NAME(buffer)(&scratch, n);
+  float* z = scratch;
+  for (uint64_t unit = u0; unit < u1; unit++) {
+    const uint64_t off = unit * n;
+    const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
+    REAL* known = (REAL*)p->lambda + unit;
+    bool flagged = false;
+    float wanted = 0;
+    for (uint32_t r = 0; r < ranks; r++) {
+      const float one = slimWantedAt(up, p->payloads[r], unit);
+      wanted = one > wanted ? one : wanted;
+      flagged |= slimFlaggedAt(up, p->payloads[r], unit);
+      streams[r] = p->payloads[r] + up->section[1] + unit * (n / 8);
+    }
+    if (flagged) {
+      if (p->down) {
+        slimFlagUnit(p->down->tree, down, p->payload, unit, nv);
+        if (stats) stats->flagged++;
+      } else {
+        slimStoreNan(p->type, p->y, off, nv);
+        *known = 0;
+      }
+      continue;
+    }
+
+    int exponent;
+    float lambda;
+    if (*known > 0) {
+      exponent = SLIM_NAME(exponentOf)(*known);
+      lambda = slimLambdaIn(known, !SLIM_REAL_IS_FLOAT, 0, exponent);
+      slimSumSigns(z, streams, ranks, lambda * (float)p->weight, n, (uint32_t*)(void*)(z + n));
+    } else {
+      REAL most = 0;
+      memset(sum, 0, n * sizeof(REAL));
+      for (uint32_t r = 0; r < ranks; r++) {
+        int e = 0;
+        if (!SLIM_REAL_IS_FLOAT) memcpy(&e, p->payloads[r] + up->exponents + 4 * unit, 4);
+        e = e < -1022 || e > 1023 ? 0 : e;
+        const float one = slimWantedAt(up, p->payloads[r], unit);
+        REAL own;
+        SLIM_NAME(widen)(&own, &one, 1, e);
+        most = own > most ? own : most;
+        slimUnpackSigns(z, streams[r], n, one);
+        SLIM_NAME(widen)(wide, z, n, e);
+        for (uint32_t i = 0; i < n; i++) sum[i] += wide[i];
+      }
+      exponent = SLIM_NAME(exponentOf)(most);
+      const REAL weight = (REAL)p->weight;
+      for (uint32_t i = 0; i < n; i++) sum[i] *= weight;
+#if SLIM_REAL_IS_FLOAT
+      memcpy(z, sum, 4 * (size_t)n);
+      lambda = wanted = most;
+#else
+      const double to = slimPower2(-exponent);
+      for (uint32_t i = 0; i < n; i++) z[i] = (float)(sum[i] * to);
+      lambda = wanted = (float)(most * to);
+#endif
+    }
+
+    const slimBlock b = {n, nv, 0, p->first + off, &draw, z + n, lambda};
+    if (p->down) {
+      uint8_t* signs = p->payload + down->section[1] + unit * (n / 8);
+      if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + down->exponents + 4 * unit, &exponent, 4);
+      slimStoreFloat(p->payload + down->section[0] + 4 * unit, wanted);
+      slimDitherSigns(slimInner(rotation, 0), &b, z, 1, lambda, signs);
+    } else {
+      float* out = (float*)(void*)sum;
+      slimRotateBack(rotation, &b, out, z);
+      SLIM_NAME(widen)(wide, out, n, exponent);
+      SLIM_NAME(store)(p->type, p->y, off, nv, wide, p->factor, false);
+      SLIM_NAME(widen)(known, &wanted, 1, exponent);
     }
   }
 }
@@ -264,9 +360,15 @@ static void SLIM_NAME(decodeUnits)(const slimDecodePass* p, slimSource* source, 
     int exponent;
     const bool direct = SLIM_REAL_IS_FLOAT && p->type == slimFloat32 && !p->h && p->factor == 1 && nv == n;
     float* to = direct ? (float*)p->y + off : v;
+    REAL* common = p->lambda ? (REAL*)p->lambda + unit : NULL;
     if (!slimSourceUnit(source, unit, nv, p->first + off, to, &exponent, scratch)) {
       if (p->y) slimStoreNan(p->type, p->y, off, nv);
+      if (common) *common = 0;
       continue;
+    }
+    if (common) {
+      const float wanted = slimWantedAt(source->layout, p->payload, unit);
+      SLIM_NAME(widen)(common, &wanted, 1, exponent);
     }
     if (direct) continue;
     if (!SLIM_REAL_IS_FLOAT) SLIM_NAME(widen)(out, v, n, exponent);
@@ -349,7 +451,7 @@ static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, flo
     int e;
     uint32_t maxBits;
     SLIM_NAME(pieceSum)(p, off, nv, n, u, scratch + n);
-    if (!SLIM_NAME(narrow)(p->direction->tree, u, n, narrow, &seen, &e, &maxBits)) return false;
+    if (!SLIM_NAME(narrow)(p->direction->tree, u, n, 0, narrow, &seen, &e, &maxBits)) return false;
     if (!maxBits) continue;
     zero = false;
     *exponent = e > *exponent ? e : *exponent;

@@ -313,6 +313,11 @@ class Side {
     }
     h_.emplace_back(bytesOf(zero), offset);
     e_.emplace_back(bytesOf(zero), offset);
+    if (slimTreeSharesLambda(c.get()->up.tree)) {
+      size_t unit = ref::unitOf(c.up().tree);
+      refCommon_.assign((run.n + unit - 1) / unit, Real(0));
+      common_.emplace_back(bytesOf(refCommon_), offset);
+    }
     refS_.assign(run.ranks, zero);
     refV_.assign(run.ranks, zero);
     refH_ = refE_ = zero;
@@ -348,9 +353,9 @@ class Side {
       stamp.down = false;
       Guarded x(makeInput(run_.input, run_.type, n, run_.seed + static_cast<uint64_t>(100 * step + r)), elementOffset);
       std::vector<Real> reals = ref::toReal<Real>(run_.type, x.data(), n);
-      expected.push_back(ref::encode<Real>(c_.up(), stamp, run_.type, reals, run_.first,
-                                           up.feedback.memory ? &refS_[r] : nullptr,
-                                           up.feedback.momentum != 0 ? &refV_[r] : nullptr, step == 0));
+      expected.push_back(ref::encode<Real>(
+          c_.up(), stamp, run_.type, reals, run_.first, up.feedback.memory ? &refS_[r] : nullptr,
+          up.feedback.momentum != 0 ? &refV_[r] : nullptr, step == 0, common_.empty() ? nullptr : &refCommon_));
       STOP_UNLESS(expected[r].size() == bytes || different("slimPayloadBytes", expected[r].size(), bytes));
       payloads.emplace_back(bytes);
       slimPassStats stats = {};
@@ -365,6 +370,7 @@ class Side {
       pass.v = up.feedback.momentum != 0 ? v_[r].data() : nullptr;
       pass.payload = payloads[r].data();
       pass.stats = r == 0 ? nullptr : &stats;
+      pass.lambda = common_.empty() ? nullptr : common_[0].data();
       Bytes before = x.content();
       {
         CallerMode mode(run_.flush);
@@ -398,9 +404,12 @@ class Side {
 
     // To y, on a copy of h.
     {
-      std::vector<Real> h = refH_;
+      std::vector<Real> h = refH_, common = refCommon_;
       ref::Reduced<Real> want = ref::reduce<Real>(c_.up(), stamp, run_.type, n, run_.first, refPointers, reduce.weight,
-                                                  up.feedback.shifts ? &h : nullptr, nullptr, nullptr, factor);
+                                                  up.feedback.shifts ? &h : nullptr, nullptr, nullptr, factor,
+                                                  common_.empty() ? nullptr : &common);
+      Guarded commonCopy(bytesOf(refCommon_), run_.offset ? sizeof(Real) : 0);
+      reduce.lambda = common_.empty() ? nullptr : commonCopy.data();
       Guarded hCopy(h_[0].content(), run_.offset ? sizeof(Real) : 0);
       Guarded y(n * typeBytes(run_.type), elementOffset);
       reduce.h = up.feedback.shifts ? hCopy.data() : nullptr;
@@ -412,15 +421,17 @@ class Side {
       STOP_UNLESS(intact("y", y) && intact("h", hCopy));
       STOP_UNLESS(sameElements("y of reduce", run_.type, want.y, y.content()));
       STOP_UNLESS(sameReals("h", h, hCopy.data()));
+      STOP_UNLESS(intact("common", commonCopy) && sameReals("common", common, commonCopy.data()));
     }
 
     // To a payload.
     size_t downBytes = slimPayloadBytes(down.tree, type, n);
     Guarded payload(downBytes);
     bool downState = down.feedback.memory || down.feedback.shifts;
-    ref::Reduced<Real> want =
-        ref::reduce<Real>(c_.up(), stamp, run_.type, n, run_.first, refPointers, reduce.weight,
-                          up.feedback.shifts ? &refH_ : nullptr, &c_.down(), downState ? &refE_ : nullptr, 1);
+    ref::Reduced<Real> want = ref::reduce<Real>(
+        c_.up(), stamp, run_.type, n, run_.first, refPointers, reduce.weight, up.feedback.shifts ? &refH_ : nullptr,
+        &c_.down(), downState ? &refE_ : nullptr, 1, common_.empty() ? nullptr : &refCommon_);
+    reduce.lambda = common_.empty() ? nullptr : common_[0].data();
     reduce.h = up.feedback.shifts ? h_[0].data() : nullptr;
     reduce.y = nullptr;
     reduce.down = &down;
@@ -441,7 +452,7 @@ class Side {
     bool shifts = down.feedback.shifts;
     Guarded y(n * typeBytes(run_.type), elementOffset);
     Bytes wantY = ref::decode<Real>(c_.down(), stamp, run_.type, n, run_.first, want.payload.data(),
-                                    shifts ? &refE_ : nullptr, factor);
+                                    shifts ? &refE_ : nullptr, factor, common_.empty() ? nullptr : &refCommon_);
     slimDecodePass decode = {};
     decode.direction = &down;
     decode.stamp = stampOf(stamp);
@@ -452,12 +463,15 @@ class Side {
     decode.h = shifts ? e_[0].data() : nullptr;
     decode.y = y.data();
     decode.factor = factor;
+    decode.lambda = reduce.lambda;
     {
       CallerMode mode(run_.flush);
       EXPECT_EQ(slimSuccess, slimPassDecode(&decode, pool_.pool));
     }
     STOP_UNLESS(intact("y", y) && intact("H", e_[0]) && intact("payload", payload));
     STOP_UNLESS(sameElements("y", run_.type, wantY, y.content()) && sameReals("H", refE_, e_[0].data()));
+    if (common_.empty()) return true;
+    STOP_UNLESS(intact("common", common_[0]) && sameReals("common", refCommon_, common_[0].data()));
     return true;
   }
 
@@ -475,9 +489,9 @@ class Side {
   const Scenario& run_;
   const Compressor& c_;
   Pool pool_;
-  std::vector<Guarded> s_, v_, h_, e_;
+  std::vector<Guarded> s_, v_, h_, e_, common_;
   std::vector<std::vector<Real>> refS_, refV_;
-  std::vector<Real> refH_, refE_;
+  std::vector<Real> refH_, refE_, refCommon_;
 };
 
 }  // namespace

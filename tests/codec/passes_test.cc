@@ -90,6 +90,9 @@ const Spec kSpecs[] = {
     {"none(rotate(ternary(norm=inf,block=128),block=128))", "none(rotate(fp8,block=512,signs=redrawn))"},
     {"ef(rotate(onebit(block=2048),block=64))", "none(rotate(qsgd(bits=3,block=512),block=128))"},
     {"none(rotate(onebit(dither,lambda=0.5)))", "ef(rotate(onebit(dither)))"},
+    {"none(rotate(onebit(dither,lambda=shared)))", "none(rotate(onebit(dither,lambda=shared)))"},
+    {"none(rotate(onebit(dither,f=2,lambda=shared,block=64),signs=fixed))",
+     "none(rotate(onebit(dither,f=2,lambda=shared,block=64),signs=fixed))"},
     {"none(onebit(scale=unbiased))", "none(rotate(onebit(scale=unbiased,block=1024),block=128))"},
     {"none(rotate(onebit(dither,delta=0.01)))", "ef(rotate(onebit(dither,delta=0.5,block=64)))"},
     {"ef(onebit(dither,f=1.5))", "ef(onebit(dither,lambda=0.5))"},
@@ -203,6 +206,24 @@ TEST_P(Passes, ThreeRanksAndOne) {
   next();
   run_.ranks = 1;
   next();
+}
+
+// Popcounts: every number of planes, and gradients whose size changes from step to step.
+TEST(SharedLambda, AnyNumberOfRanks) {
+  for (Type type : {Type::kFp32, Type::kFp16, Type::kFp64})
+    for (Input input : {Input::kNormal, Input::kScales, Input::kNonFinite})
+      for (int ranks : {1, 2, 3, 4, 7, 8, 9, 33}) {
+        Scenario run;
+        run.up = run.down = "none(rotate(onebit(dither,lambda=shared,block=256)))";
+        run.type = type;
+        run.input = input;
+        run.n = 3 * 256 + 19;
+        run.first = 512;
+        run.ranks = ranks;
+        run.steps = 3;
+        compareWithReference(run);
+        if (HasFailure()) return;
+      }
 }
 
 INSTANTIATE_TEST_SUITE_P(Specs, Passes, testing::ValuesIn(kSpecs));

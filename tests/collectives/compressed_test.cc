@@ -66,6 +66,7 @@ void checkState(const Case& setup, const slimTensor* t, const Model& model, int 
     h.clear();
   }
   EXPECT_EQ(stateOf(t->h, setup.type), h) << "h";
+  EXPECT_EQ(stateOf(t->common, setup.type), model.common) << "common";
   const bool hears = setup.kind == Kind::kAllReduce || rank == setup.root;
   if (sums && hears) {
     EXPECT_EQ(stateOf(t->H, setup.type), model.H) << "H";
@@ -256,6 +257,20 @@ TEST(Global, TopkGoesOneShot) {
       runCase(
           {kind, "ef(topk(ratio=0.01,scope=global))", slimFloat32, 30011, ranks, 0, slimAlgoOneShot, kSmallSlice, 8},
           3);
+}
+
+// A λ that all ranks share: allreduce, two-shot and one-shot, to the bit and with the same λ on all ranks; in step 1 a
+// unit may hold NaN, after which it starts anew.
+TEST(SharedLambda, AllReduce) {
+  for (int ranks : rankCounts())
+    for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot})
+      for (const char* spec : {"fo(lambda=shared)", "none(fo(f=2, lambda=shared, block=64, signs=fixed), warmup=1)"})
+        for (slimDataType_t type : types())
+          for (size_t count : {1, 11003}) {
+            runCase({Kind::kAllReduce, spec, type, count, ranks, 0, algo, kSmallSlice, 9}, 4, Fill::kNormal);
+            runCase({Kind::kAllReduce, spec, type, count, ranks, 0, algo, kSmallSlice, 9}, 4, Fill::kNonFinite, true);
+            if (HasFailure()) return;
+          }
 }
 
 TEST(Threads, AnyNumberGivesTheSameBits) {

@@ -80,6 +80,8 @@ Model::Model(const Case& setup) : setup_(setup) {
   if (up.shifts) h.resize(received * real_);
   if (down_ && down.memory && !down.shifts) e.resize(setup.count * real_);
   if (down_ && down.shifts) H.resize(setup.count * real_);
+  const size_t unit = slimTreeUnit(compressor_->up.tree);
+  if (slimTreeSharesLambda(compressor_->up.tree)) common.resize((setup.count + unit - 1) / unit * real_);
 }
 
 Model::~Model() { slimCompressorDestroy(compressor_); }
@@ -199,6 +201,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
     return y;
   }
 
+  const size_t unit = slimTreeUnit(compressor_->up.tree);
   std::vector<Bytes> y(ranks);
   for (auto& one : y) one.resize(setup_.recvCount() * size_);
   for (const Piece& p : pieces()) {
@@ -219,6 +222,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       pass.payload = payloads[r].data();
       pass.s = at(s[r], sentAt(p, r) * real_);
       pass.v = at(v[r], sentAt(p, r) * real_);
+      pass.lambda = at(common, p.at / unit * real_);
       EXPECT_EQ(slimPassEncode(&pass, nullptr), slimSuccess) << slimLastMessage();
     }
     if (spread) {
@@ -247,6 +251,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
     pass.weight = 1.0 / ranks;
     pass.h = at(h, p.at * real_);
     pass.factor = op == slimSum ? ranks : 1;
+    pass.lambda = at(common, p.at / unit * real_);
     if (!down_) {
       pass.y =
           y[owner].data() + (p.at - (setup_.kind == Kind::kReduceScatter ? (size_t)owner * setup_.count : 0)) * size_;
@@ -290,6 +295,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       decode.h = at(H, p.at * real_);
       decode.y = out;
       decode.factor = factor;
+      decode.lambda = pass.lambda;
       EXPECT_EQ(slimPassDecode(&decode, nullptr), slimSuccess) << slimLastMessage();
     }
     if (coinDown) {

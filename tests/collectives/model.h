@@ -39,9 +39,9 @@ class Model {
   std::vector<Bytes> step(const std::vector<Bytes>& x, slimRedOp_t op);
   void setShift(const std::vector<Bytes>& shifts);  // elements
 
-  // State, as reals: s, v by rank; h of all that is received; e and H of the whole tensor.
+  // State, as reals: s, v by rank; h of all that is received; e and H of the whole tensor; common: λ, one a unit.
   std::vector<Bytes> s, v;
-  Bytes h, e, H;
+  Bytes h, e, H, common;
 
  private:
   struct Piece {

@@ -225,6 +225,7 @@ namespace {
 struct Place {
   Stamp stamp;
   int branch = 0;
+  float common = 0;  // lambda=shared: λ, if it is known
 };
 
 bool isLeaf(const Node& node) {
@@ -418,6 +419,13 @@ float decodeElement(const Node& leaf, float scale, uint32_t table, uint32_t code
   }
 }
 
+// The bit of one dithered value.
+uint32_t dithered(float w, float lambda, uint64_t e, const Place& place) {
+  int d = static_cast<int>(draw16(place.stamp, kDither, place.branch, false, e));
+  float t = std::ldexp(static_cast<float>(2 * d - 65535), -16);
+  return w + lambda * t < 0;
+}
+
 // v: a block, nv of it valid, the others zero. e0: what counts the draw of v[0].
 Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint64_t e0, const Place& place) {
   Block block;
@@ -448,6 +456,14 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
   }
   float maximum = *std::max_element(sizes.begin(), sizes.end());
 
+  if (place.common > 0) {
+    for (size_t i = 0; i < v.size(); i++) codes[i] = dithered(v[i], place.common, e0 + i, place);
+    block.scale =
+        largest == 0 ? 0 : leaf.f * std::sqrt(treeSum(squares) / static_cast<float>(nv)) * std::ldexp(1.0f, e);
+    block.overflow = !std::isfinite(block.scale);
+    return block;
+  }
+
   if (largest == 0) {  // stored scale 0, codes of zero
     for (size_t i = 0; i < v.size(); i++) {
       if (leaf.kind == Kind::kQsgd || leaf.kind == Kind::kPowers) codes[i] = leaf.levels;
@@ -471,13 +487,10 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       stored = leaf.unbiasedScale ? treeSum(squares) / treeSum(sizes) : treeSum(sizes) / static_cast<float>(nv);
     } else {
       float lambda = leaf.lambdaValue;
-      if (leaf.lambda == Node::kF) lambda = leaf.f * std::sqrt(treeSum(squares) / static_cast<float>(nv));
+      if (leaf.lambda == Node::kF || leaf.lambda == Node::kShared)
+        lambda = leaf.f * std::sqrt(treeSum(squares) / static_cast<float>(nv));
       if (leaf.lambda == Node::kInf) lambda = maximum;
-      for (size_t i = 0; i < v.size(); i++) {
-        int d = static_cast<int>(draw16(place.stamp, kDither, place.branch, false, e0 + i));
-        float t = std::ldexp(static_cast<float>(2 * d - 65535), -16);
-        codes[i] = w[i] + lambda * t < 0;
-      }
+      for (size_t i = 0; i < v.size(); i++) codes[i] = dithered(w[i], lambda, e0 + i, place);
       stored = lambda;
     }
     for (size_t i = 0; i < v.size(); i++) q[i] = i < nv ? (codes[i] ? -1.0f : 1.0f) : 0.0f;
@@ -693,13 +706,14 @@ Unit encodeLeaf(const Node& leaf, const std::vector<float>& v, size_t nv, uint64
   return unit;
 }
 
-std::vector<float> decodeLeaf(const Node& leaf, const std::vector<Bytes>& sections, size_t size) {
+std::vector<float> decodeLeaf(const Node& leaf, const std::vector<Bytes>& sections, size_t size, const Place& place) {
   std::vector<unsigned> streams = streamsOf(leaf);
   size_t firstStream = (hasScale(leaf) ? 1 : 0) + (hasTable(leaf) ? 1 : 0);
   std::vector<float> decoded(size);
   for (size_t i = 0; i < size; i++) {
     float scale = 0;
     if (hasScale(leaf)) std::memcpy(&scale, &sections[0][4 * (i / leaf.block)], 4);
+    if (place.common > 0) scale = place.common;
     uint32_t code[2] = {0, 0};
     for (size_t s = 0; s < streams.size(); s++) {
       code[s] = getBits(sections[firstStream + s], i * streams[s], streams[s]);
@@ -956,7 +970,7 @@ std::vector<float> decodeUnit(const Node& node, const std::vector<Bytes>& sectio
     case Kind::kRandk:
       return decodeSelector(node, sections, size, nv, e0, place);
     default:
-      return decodeLeaf(node, sections, size);
+      return decodeLeaf(node, sections, size, place);
   }
 }
 
@@ -990,6 +1004,12 @@ int exponentOfUnit(const std::vector<double>& u) {
   for (double x : u) largest = std::max(largest, std::fabs(x));
   if (largest == 0) return 0;
   return std::max(std::ilogb(largest), -1022);
+}
+
+// A real as the tree's floats, in a unit of this exponent.
+template <typename Real>
+float inUnit(Real value, int exponent) {
+  return static_cast<float>(sizeof(Real) == 8 ? static_cast<double>(value) * std::ldexp(1.0, -exponent) : value);
 }
 
 struct Layout {
@@ -1064,7 +1084,8 @@ struct Sent {
 
 template <typename Real>
 Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x,
-                const std::vector<Real>& u, uint64_t first, const std::vector<uint8_t>* lost) {
+                const std::vector<Real>& u, uint64_t first, const std::vector<uint8_t>* lost,
+                const std::vector<Real>* common) {
   const Node& tree = direction.tree;
   bool never = neverFlags(direction, type);
   uint64_t n = x.size();
@@ -1092,11 +1113,13 @@ Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const
     if (sizeof(Real) == 8 && !flagged) {
       std::vector<double> wide(u.begin() + start, u.begin() + start + nv);
       exponent = isAbsolute(tree) ? 0 : exponentOfUnit(wide);
+      if (common && (*common)[index] > 0) exponent = exponentOfUnit({static_cast<double>((*common)[index])});
       if (exponent >= 1000) flagged = true;
       for (size_t i = 0; i < nv; i++) v[i] = static_cast<float>(wide[i] * std::ldexp(1.0, -exponent));
     } else if (!flagged) {
       for (size_t i = 0; i < nv; i++) v[i] = static_cast<float>(u[start + i]);
     }
+    place.common = common ? inUnit((*common)[index], exponent) : 0;
     Unit unit;
     if (!flagged) {
       for (float value : v) {
@@ -1135,7 +1158,7 @@ Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const
 template <typename Real>
 Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
                  std::vector<Real>* s, std::vector<Real>* v, bool firstStep, bool updateState,
-                 const std::vector<uint8_t>* lost) {
+                 const std::vector<uint8_t>* lost, const std::vector<Real>* common = nullptr) {
   const Feedback& f = direction.feedback;
   Real sigma = static_cast<Real>(f.sigma), a = static_cast<Real>(f.a), b = static_cast<Real>(f.b),
        c = static_cast<Real>(f.c), eta = static_cast<Real>(f.momentum);
@@ -1148,7 +1171,7 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
     }
     u[i] = s && sigma != 0 ? base + sigma * (*s)[i] : base;
   }
-  Sent<Real> sent = send(direction, stamp, type, x, u, first, lost);
+  Sent<Real> sent = send(direction, stamp, type, x, u, first, lost, common);
   for (size_t i = 0; i < x.size(); i++) {
     if (sent.decoded.flagged[i]) continue;
     if (v) (*v)[i] = averaged[i];
@@ -1161,13 +1184,13 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
 
 template <typename Real>
 Bytes encode(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
-             std::vector<Real>* s, std::vector<Real>* v, bool firstStep) {
-  return encodeWith<Real>(direction, stamp, type, x, first, s, v, firstStep, true, nullptr);
+             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common) {
+  return encodeWith<Real>(direction, stamp, type, x, first, s, v, firstStep, true, nullptr, common);
 }
 
 template <typename Real>
 Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
-                            const uint8_t* payload) {
+                            const uint8_t* payload, const std::vector<Real>* common) {
   Layout layout = layoutOf(tree, type, n);
   Decoded<Real> decoded;
   decoded.values.assign(n, Real(0));
@@ -1186,6 +1209,7 @@ Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uin
     }
     int32_t exponent = 0;
     if (sizeof(Real) == 8) std::memcpy(&exponent, payload + layout.exponents + 4 * index, 4);
+    place.common = common ? inUnit((*common)[index], exponent) : 0;
     std::vector<float> values(layout.unit, 0.0f);
     bool nothing = unitOf(tree) == 0 && (payload[layout.flags] & 2);
     if (!flagged && !nothing) values = decodeUnit(tree, sections, layout.unit, nv, first + start, place);
@@ -1199,10 +1223,110 @@ Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uin
   return decoded;
 }
 
+namespace {
+
+// A unit of lambda=shared, undecoded.
+template <typename Real>
+struct Signs {
+  bool flagged;
+  float scale;  // 0 if flagged
+  Real wanted;  // the same as a real
+  int32_t exponent = 0;
+  std::vector<uint32_t> minus;
+};
+
+template <typename Real>
+Signs<Real> signsOf(const Node& tree, Type type, uint64_t n, const uint8_t* payload, size_t index) {
+  Layout layout = layoutOf(tree, type, n);
+  Signs<Real> signs;
+  signs.flagged = payload[layout.flags + index / 8] >> index % 8 & 1;
+  if (sizeof(Real) == 8) std::memcpy(&signs.exponent, payload + layout.exponents + 4 * index, 4);
+  std::memcpy(&signs.scale, payload + layout.sectionAt[0] + 4 * index, 4);
+  signs.wanted = static_cast<Real>(signs.scale);
+  if (sizeof(Real) == 8) signs.wanted = signs.wanted * static_cast<Real>(std::ldexp(1.0, signs.exponent));
+  const uint8_t* at = payload + layout.sectionAt[1] + index * (layout.unit / 8);
+  Bytes stream(at, at + layout.unit / 8);
+  for (size_t i = 0; i < layout.unit; i++) signs.minus.push_back(getBits(stream, i, 1));
+  return signs;
+}
+
+template <typename Real>
+Reduced<Real> reduceSigns(const Node& tree, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
+                          const std::vector<const uint8_t*>& payloads, double weight, bool downlink, double factor,
+                          std::vector<Real>* common) {
+  Layout layout = layoutOf(tree, type, n);
+  Reduced<Real> result;
+  result.payload = header(stamp, n, first, layout.total);
+  result.payload.resize(layout.total, 0);
+  result.y.resize(n * typeBytes(type));
+  Place owner;
+  owner.stamp = stamp;
+  owner.stamp.down = true;
+  for (size_t index = 0; index < layout.units; index++) {
+    size_t start = index * layout.unit, nv = std::min<size_t>(layout.unit, n - start);
+    std::vector<Signs<Real>> all;
+    bool flagged = false;
+    Real most = 0;
+    float largest = 0;
+    for (const uint8_t* payload : payloads) {
+      all.push_back(signsOf<Real>(tree, type, n, payload, index));
+      flagged = flagged || all.back().flagged;
+      most = std::max(most, all.back().wanted);
+      largest = std::max(largest, all.back().scale);
+    }
+    if (flagged) {
+      if (downlink) {
+        result.payload[layout.flags + index / 8] |= static_cast<uint8_t>(1u << index % 8);
+      } else {
+        (*common)[index] = 0;
+      }
+      for (size_t i = 0; i < nv; i++)
+        fromReal<Real>(type, static_cast<Real>(floatOf(canonicalNan32())), &result.y[(start + i) * typeBytes(type)]);
+      continue;
+    }
+    Real known = (*common)[index];
+    int32_t exponent = 0;
+    if (sizeof(Real) == 8) exponent = exponentOfUnit({static_cast<double>(known > 0 ? known : most)});
+    float lambda = inUnit(known > 0 ? known : most, exponent), wanted = known > 0 ? largest : inUnit(most, exponent);
+    std::vector<float> v(layout.unit);
+    for (size_t i = 0; i < layout.unit; i++) {
+      if (known > 0) {
+        int k = 0;
+        for (const Signs<Real>& one : all) k += one.minus[i] ? -1 : 1;
+        v[i] = static_cast<float>(k) * (lambda * static_cast<float>(weight));
+      } else {
+        Real sum = 0;
+        for (const Signs<Real>& one : all) sum = sum + (one.minus[i] ? -one.wanted : one.wanted);
+        v[i] = inUnit(static_cast<Real>(sum * static_cast<Real>(weight)), exponent);
+      }
+    }
+    if (downlink) {
+      Bytes stream(layout.unit / 8, 0);
+      for (size_t i = 0; i < layout.unit; i++) putBits(&stream, i, 1, dithered(v[i], lambda, first + start + i, owner));
+      if (sizeof(Real) == 8) std::memcpy(&result.payload[layout.exponents + 4 * index], &exponent, 4);
+      std::memcpy(&result.payload[layout.sectionAt[0] + 4 * index], &wanted, 4);
+      std::copy(stream.begin(), stream.end(), result.payload.begin() + layout.sectionAt[1] + index * (layout.unit / 8));
+      continue;
+    }
+    transform(tree, owner, first + start, false, 1, &v);
+    for (size_t i = 0; i < nv; i++) {
+      Real out = static_cast<Real>(v[i]);
+      if (sizeof(Real) == 8) out = out * static_cast<Real>(std::ldexp(1.0, exponent));
+      fromReal<Real>(type, static_cast<Real>(factor) * out, &result.y[(start + i) * typeBytes(type)]);
+    }
+    (*common)[index] = most;
+  }
+  return result;
+}
+
+}  // namespace
+
 template <typename Real>
 Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
                      const std::vector<const uint8_t*>& payloads, double weight, std::vector<Real>* h,
-                     const Direction* down, std::vector<Real>* e, double factor) {
+                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common) {
+  if (common)
+    return reduceSigns<Real>(up.tree, stamp, type, n, first, payloads, weight, down != nullptr, factor, common);
   std::vector<Real> sum(n, Real(0)), out(n);
   std::vector<uint8_t> flagged(n, 0);
   for (size_t rank = 0; rank < payloads.size(); rank++) {
@@ -1254,8 +1378,10 @@ Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_
 
 template <typename Real>
 Bytes decode(const Direction& direction, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
-             const uint8_t* payload, std::vector<Real>* h, double factor) {
-  Decoded<Real> got = decodePayload<Real>(direction.tree, stamp, type, n, first, payload);
+             const uint8_t* payload, std::vector<Real>* h, double factor, std::vector<Real>* common) {
+  Decoded<Real> got = decodePayload<Real>(direction.tree, stamp, type, n, first, payload, common);
+  for (size_t index = 0; common && index < common->size(); index++)
+    (*common)[index] = signsOf<Real>(direction.tree, type, n, payload, index).wanted;
   Real nu = static_cast<Real>(direction.feedback.nu), lambda = static_cast<Real>(direction.feedback.lambda);
   Bytes y(n * typeBytes(type));
   for (size_t i = 0; i < n; i++) {
@@ -1271,17 +1397,18 @@ Bytes decode(const Direction& direction, const Stamp& stamp, Type type, uint64_t
   return y;
 }
 
-#define INSTANTIATE(Real)                                                                                          \
-  template std::vector<Real> toReal<Real>(Type, const uint8_t*, size_t);                                           \
-  template void fromReal<Real>(Type, Real, uint8_t*);                                                              \
-  template Bytes encode<Real>(const Direction&, const Stamp&, Type, const std::vector<Real>&, uint64_t,            \
-                              std::vector<Real>*, std::vector<Real>*, bool);                                       \
-  template Decoded<Real> decodePayload<Real>(const Node&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*); \
-  template Reduced<Real> reduce<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t,                    \
-                                      const std::vector<const uint8_t*>&, double, std::vector<Real>*,              \
-                                      const Direction*, std::vector<Real>*, double);                               \
-  template Bytes decode<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*,            \
-                              std::vector<Real>*, double);
+#define INSTANTIATE(Real)                                                                                         \
+  template std::vector<Real> toReal<Real>(Type, const uint8_t*, size_t);                                          \
+  template void fromReal<Real>(Type, Real, uint8_t*);                                                             \
+  template Bytes encode<Real>(const Direction&, const Stamp&, Type, const std::vector<Real>&, uint64_t,           \
+                              std::vector<Real>*, std::vector<Real>*, bool, const std::vector<Real>*);            \
+  template Decoded<Real> decodePayload<Real>(const Node&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*, \
+                                             const std::vector<Real>*);                                           \
+  template Reduced<Real> reduce<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t,                   \
+                                      const std::vector<const uint8_t*>&, double, std::vector<Real>*,             \
+                                      const Direction*, std::vector<Real>*, double, std::vector<Real>*);          \
+  template Bytes decode<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*,           \
+                              std::vector<Real>*, double, std::vector<Real>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
@@ -1390,7 +1517,7 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
       node.f = static_cast<float>(number);
     } else if (arg.key == "lambda") {
       node.dither = true;
-      node.lambda = value == "inf" ? Node::kInf : Node::kFixed;
+      node.lambda = value == "inf" ? Node::kInf : value == "shared" ? Node::kShared : Node::kFixed;
       node.lambdaValue = static_cast<float>(number);
     } else if (arg.key == "norm") {
       node.norm2 = value == "2";

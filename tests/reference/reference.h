@@ -40,10 +40,10 @@ struct Node {
   size_t block = 512;
   bool fit = false;  // the least-squares scale in place of the norm's
 
-  bool e5m2 = false;                      // fp8
-  float signScale = 1;                    // sign
-  bool dither = false;                    // onebit
-  enum { kF, kInf, kFixed } lambda = kF;  // onebit with dither
+  bool e5m2 = false;    // fp8
+  float signScale = 1;  // sign
+  bool dither = false;  // onebit
+  enum { kF, kInf, kFixed, kShared } lambda = kF;
   float f = 1.5f, lambdaValue = 0;        // onebit with dither
   double delta = 0;                       // onebit with dither: gives f, if not 0
   bool unbiasedScale = false;             // onebit without dither
@@ -98,14 +98,17 @@ struct Decoded {
   std::vector<uint8_t> flagged;  // an element of a flagged unit
 };
 
+// common, here and below: lambda=shared's Λ, a real a unit; encode and decodePayload read it, decode and a reduce to y
+// move it on.
+
 // s and v may be null; they are updated. Momentum: v ← x in the step named first.
 template <typename Real>
 Bytes encode(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
-             std::vector<Real>* s, std::vector<Real>* v, bool firstStep);
+             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common = nullptr);
 
 template <typename Real>
 Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
-                            const uint8_t* payload);
+                            const uint8_t* payload, const std::vector<Real>* common = nullptr);
 
 // The mean of the ranks' û (and h, if not null), then y (down is null) or the downlink's payload.
 template <typename Real>
@@ -116,12 +119,12 @@ struct Reduced {
 template <typename Real>
 Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
                      const std::vector<const uint8_t*>& payloads, double weight, std::vector<Real>* h,
-                     const Direction* down, std::vector<Real>* e, double factor);
+                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common = nullptr);
 
 // y = factor·(H + nu·û), H ← H + lambda·û; without H: y = factor·û. Answers y as elements of type.
 template <typename Real>
 Bytes decode(const Direction& direction, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
-             const uint8_t* payload, std::vector<Real>* h, double factor);
+             const uint8_t* payload, std::vector<Real>* h, double factor, std::vector<Real>* common = nullptr);
 
 // Elements to reals and back (round to nearest even; NaN becomes the type's canonical one).
 template <typename Real>

@@ -50,6 +50,8 @@ const Slot kSlots[] = {
     {"rand_diana(ternary,p=0.5)", slimFloat32, 'g'},
     {"shift(qsgd(bits=4))", slimFloat32, 'a'},
     {"qsgd(bits=4)", slimFloat32, 'a'},
+    {"fo(lambda=shared)", slimFloat32, 'a'},
+    {"fo(lambda=shared)", slimFloat64, 'a'},
 };
 
 // Runs steps [from, to) of all slots; appends rank's outputs.
