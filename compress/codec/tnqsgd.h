@@ -27,6 +27,7 @@ SLIM_OPTIONS(tnqsgd) = {
 SLIM_OPTIONS(tbqsgd) = {SLIM_TRUNCATED_OPTIONS, SLIM_END_OPTIONS}; /* a power law's */
 
 static inline const char* slimSetupTruncated(slimNode* node, const slimOptionValues* o, bool powerlaw) {
+  if (!o->given[0]) return "bits= is missing: 2 to 8";
   node->bits = (uint32_t)o->value[0];
   node->workers = o->value[1];
   node->block = (uint32_t)o->value[2];

@@ -297,6 +297,7 @@ TEST(SpecErrors, NameTheColumnAndWhatIsKnown) {
       {"ef(randk(ratio=0.1,scale=unbiased))", 4, 4, {"scale=1"}},
       {"topk(k=5,scope=chunk,block=512)", 1, 22, {"block"}},
       {"rotate(topk(k=5,scope=chunk))", 8, 1, {}},
+      {"ef(tnqsgd)", 4, 4, {"bits"}},
       {"onebit(f=2)", 1, 8, {"dither"}},
       {"onebit(dither,f=2,lambda=1)", 1, 19, {"f", "lambda"}},
       {"onebit(dither,lambda=-1)", 22, 15, {"lambda"}},
