@@ -2,7 +2,8 @@
 
 @cuda//:headers   a cc_library: cuda.h and its kin (incompatible where there is no toolkit)
 @cuda//:defs.bzl  CUDA_AVAILABLE (bool), CUDA_HOME and NVCC (paths, "" where absent) and
-                  requires_cuda(), for the target_compatible_with of each target that needs the toolkit
+                  requires_cuda(), for the target_compatible_with of each target that needs the toolkit;
+                  requires_nccl() for those that need nccl.h beside it too
 
 SLIM_CUDA=0 in the environment makes it look as if there were no toolkit.
 """
@@ -16,6 +17,9 @@ NVCC = "{nvcc}"
 
 def requires_cuda():
     return {constraint}
+
+def requires_nccl():
+    return {nccl}
 """
 
 _BUILD = """\
@@ -49,15 +53,20 @@ def _cuda_configure_impl(ctx):
     if not home:
         print("no CUDA Toolkit found: the targets that need it are skipped")  # buildifier: disable=print
         constraint = ["@platforms//:incompatible"]
-        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", constraint = constraint))
+        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", constraint = constraint, nccl = constraint))
         ctx.file("BUILD", _BUILD.format(hdrs = [], includes = [], constraint = constraint))
         return
+
+    nccl = []
+    if not ctx.path(home + "/include/nccl.h").exists:
+        print("no nccl.h in %s/include: the targets that need it are skipped" % home)  # buildifier: disable=print
+        nccl = ["@platforms//:incompatible"]
 
     hdrs, includes = [], []
     if home != "/usr":  # where a distribution put it, the compiler finds the headers by itself
         ctx.symlink(home + "/include", "include")
         hdrs, includes = ["include/*.h", "include/*.hpp", "include/crt/*"], ["include"]
-    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", constraint = []))
+    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", constraint = [], nccl = nccl))
     ctx.file("BUILD", _BUILD.format(hdrs = hdrs, includes = includes, constraint = []))
 
 cuda_configure = repository_rule(

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "tests/simgpu/core.h"
+#include "tests/simgpu/service.h"
 
 using namespace simgpu;
 
@@ -70,7 +71,7 @@ const ErrorText kErrors[] = {
 
 thread_local std::vector<Context*> contexts; /* the last is current */
 thread_local bool perThread;                 /* what stream 0 is in this call */
-thread_local std::map<Context*, StreamPtr>* threadStreams;
+thread_local std::map<Context*, StreamPtr> threadStreams;
 
 Context* current() { return contexts.empty() ? nullptr : contexts.back(); }
 CUcontext handle(Context* c) { return reinterpret_cast<CUcontext>(c); }
@@ -87,8 +88,7 @@ CUresult find(Stream** s, CUstream h) {
     Context* c = current();
     if (!c) return CUDA_ERROR_INVALID_CONTEXT;
     if (h == CU_STREAM_PER_THREAD || (!h && perThread)) {
-      if (!threadStreams) threadStreams = new std::map<Context*, StreamPtr>;
-      StreamPtr& own = (*threadStreams)[c];
+      StreamPtr& own = threadStreams[c];
       if (!own) own = newStream(c, CU_STREAM_DEFAULT, 0);
       *s = own.get();
     } else {
@@ -900,6 +900,39 @@ CUresult cuGraphDestroy(CUgraph h) {
   BEGIN;
   CHECK(live<Graph>().erase(reinterpret_cast<Graph*>(h)), INVALID_HANDLE);
   return CUDA_SUCCESS;
+}
+
+/* ---- For libnccl ------------------------------------------------------------------------------------------------- */
+
+CUresult simgpuEnqueue(CUstream h, const char* name, void (*run)(void*, void*), void (*drop)(void*), void* data) {
+  const std::shared_ptr<void> kept(data, drop);
+  BEGIN_STREAM(h);
+  return enqueue(s, name, [run, kept](Running& r) {
+    r.lock->unlock();
+    run(&r, kept.get());
+    r.lock->lock();
+    running = &r;
+  });
+}
+static bool access(void* operation, CUdeviceptr p, size_t bytes, bool writes) {
+  running = static_cast<Running*>(operation);
+  return isDevice(p) ? touch(p, bytes, writes, false, "a collective") : hostAt(p, bytes) != nullptr;
+}
+bool simgpuRead(void* operation, void* to, CUdeviceptr from, size_t bytes) {
+  Lock lock(theMutex);
+  if (!access(operation, from, bytes, false)) return false;
+  memcpy(to, (const void*)(isDevice(from) ? from + kSpan : from), bytes);
+  return true;
+}
+bool simgpuWrite(void* operation, CUdeviceptr to, const void* from, size_t bytes) {
+  Lock lock(theMutex);
+  if (!access(operation, to, bytes, true)) return false;
+  memcpy((void*)(isDevice(to) ? to + kSpan : to), from, bytes);
+  return true;
+}
+int simgpuDeviceOf(CUstream h) {
+  CUdevice device = -1;
+  return cuStreamGetDevice(h, &device) == CUDA_SUCCESS ? device : -1;
 }
 
 }  // extern "C"

@@ -153,7 +153,7 @@ struct Configuration {
   size_t shared;
   cudaStream_t stream;
 };
-thread_local std::vector<Configuration>* configurations;
+thread_local std::vector<Configuration> configurations;
 
 }  // namespace
 
@@ -543,14 +543,13 @@ void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, i
 }
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, struct CUstream_st* s) {
-  if (!configurations) configurations = new std::vector<Configuration>;
-  configurations->push_back({grid, block, shared, s});
+  configurations.push_back({grid, block, shared, s});
   return 0;
 }
 cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* s) {
-  if (!configurations || configurations->empty()) return keep(cudaErrorInvalidConfiguration);
-  const Configuration c = configurations->back();
-  configurations->pop_back();
+  if (configurations.empty()) return keep(cudaErrorInvalidConfiguration);
+  const Configuration c = configurations.back();
+  configurations.pop_back();
   *grid = c.grid;
   *block = c.block;
   *shared = c.shared;

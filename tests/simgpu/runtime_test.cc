@@ -144,6 +144,7 @@ TEST_F(Runtime, StreamHandles) {
   OK(cudaStreamGetPriority(s, &priority));
   OK(cudaStreamGetFlags(s, &flags));
   EXPECT_EQ(priority, greatest);
+  EXPECT_LT(greatest, least);
   EXPECT_EQ(flags, static_cast<unsigned>(cudaStreamNonBlocking));
   OK(cudaStreamDestroy(s));
 }

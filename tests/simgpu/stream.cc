@@ -70,9 +70,12 @@ void delay(Lock& lock, uint64_t* random) {
 void work(StreamPtr s) {
   alignas(16) static thread_local char signalStack[1 << 16];  // for a kernel that overruns its own
   stack_t alternative = {};
-  alternative.ss_sp = signalStack;
-  alternative.ss_size = sizeof signalStack;
-  sigaltstack(&alternative, nullptr);
+  if (!sigaltstack(nullptr, &alternative) && (alternative.ss_flags & SS_DISABLE)) {
+    alternative.ss_flags = 0;
+    alternative.ss_sp = signalStack;
+    alternative.ss_size = sizeof signalStack;
+    sigaltstack(&alternative, nullptr);
+  }
 
   Lock lock(theMutex);
   for (;;) {

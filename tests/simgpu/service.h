@@ -1,0 +1,26 @@
+/* What the stand-in's libcuda offers its libnccl, beside the driver API: operations of a stream that are code of the
+ * host and see device memory, checked like any other. */
+#ifndef SLIM_SIMGPU_SERVICE_H_
+#define SLIM_SIMGPU_SERVICE_H_
+
+#include <cuda.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Runs run(operation, data) when the stream gets there, and at each replay where the stream is captured; drop(data)
+ * when it cannot run any more. */
+CUresult simgpuEnqueue(CUstream stream, const char* name, void (*run)(void* operation, void* data), void (*drop)(void*),
+                       void* data);
+/* From inside run: copies from or to device memory, or page-locked memory of the host. False: the memory is not there,
+ * and that has been reported. Bytes that nobody has written are read without complaint. */
+bool simgpuRead(void* operation, void* to, CUdeviceptr from, size_t bytes);
+bool simgpuWrite(void* operation, CUdeviceptr to, const void* from, size_t bytes);
+/* The stream's device; -1 if there is no such stream. */
+int simgpuDeviceOf(CUstream stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
