@@ -90,7 +90,7 @@ static slimResult_t encode(slimCall* call, const slimEncodePass* pass, const sli
     if (!piece.n) continue;
     piece.first += at;
     piece.x = slimAt(pass->x, pass->type, at);
-    piece.s = pass->s ? (char*)pass->s + at * slimRealBytes(pass->type) : NULL;
+    piece.s = pass->s ? (char*)pass->s + at * slimMemoryBytes(&pass->direction->feedback, pass->type) : NULL;
     piece.v = pass->v ? (char*)pass->v + at * slimRealBytes(pass->type) : NULL;
     piece.payload += (size_t)i * split->stride;
     piece.lambda = commonAt(pass->lambda, pass->direction->tree, pass->type, at);

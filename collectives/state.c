@@ -74,7 +74,7 @@ static void get(stream* s, void* data, size_t bytes) {
 
 /* An array of state, wherever it lies. */
 static slimResult_t putArray(stream* s, const slimTensor* t, const slimArray* a) {
-  const size_t bytes = a->n * slimRealBytes(t->type);
+  const size_t bytes = slimArrayBytes(a, t->type);
   if (t->comm->device->readable || !bytes) {
     put(s, a->data, bytes);
     return slimSuccess;
@@ -88,7 +88,7 @@ static slimResult_t putArray(stream* s, const slimTensor* t, const slimArray* a)
 }
 
 static slimResult_t getArray(stream* s, const slimTensor* t, const slimArray* a) {
-  const size_t bytes = a->n * slimRealBytes(t->type);
+  const size_t bytes = slimArrayBytes(a, t->type);
   if (t->comm->device->readable || !bytes) {
     get(s, a->data, bytes);
     return slimSuccess;

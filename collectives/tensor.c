@@ -233,13 +233,18 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
   uint64_t lengths[slimStateArrays];
   slimTensorLengths(t, lengths);
   const slimDevice* device = t->comm->device;
+  const bool up = t->compressor->up.feedback.bf16, down = t->compressor->down.feedback.bf16;
   slimResult_t result = slimSuccess;
+  if ((up || down) && !device->readable)
+    return slimFail(slimInvalidUsage, "memory=bf16 is for tensors in host memory: leave it out of %s",
+                    t->compressor->text);
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
-    t->arrays[i] = (slimArray){NULL, lengths[i]};
+    slimArray* a = &t->arrays[i];
+    *a = (slimArray){NULL, lengths[i], (a == &t->s && up) || (a == &t->e && down)};
     if (!lengths[i]) continue;
-    const size_t bytes = lengths[i] > SIZE_MAX / 16 ? SIZE_MAX / 2 : lengths[i] * slimRealBytes(t->type);
-    t->arrays[i].data = device->alloc(t->comm, bytes);
-    if (!t->arrays[i].data) {
+    const size_t bytes = lengths[i] > SIZE_MAX / 16 ? SIZE_MAX / 2 : slimArrayBytes(a, t->type);
+    a->data = device->alloc(t->comm, bytes);
+    if (!a->data) {
       char why[256];
       snprintf(why, sizeof why, "%s", slimLastMessage());
       result =
@@ -322,9 +327,9 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
 /* ---- Between steps ---------------------------------------------------------------------------------------------- */
 
 uint64_t slimTensorStateBytes(const slimTensor* t) {
-  uint64_t n = 0;
-  for (int i = 0; i < slimStateArrays; i++) n += t->arrays[i].data ? t->arrays[i].n : 0;
-  return t->started ? n * slimRealBytes(t->type) : 0;
+  uint64_t bytes = 0;
+  for (int i = 0; i < slimStateArrays; i++) bytes += t->arrays[i].data ? slimArrayBytes(&t->arrays[i], t->type) : 0;
+  return t->started ? bytes : 0;
 }
 
 slimResult_t slimTensorShift(slimTensor* t, const void* shift, uint64_t count, slimDataType_t type) {
@@ -350,8 +355,15 @@ slimResult_t slimTensorShift(slimTensor* t, const void* shift, uint64_t count, s
 slimResult_t slimTensorScale(slimTensor* t, double factor) {
   if (t->spoiled)
     return slimFail(slimInvalidUsage, "slot %u has no defined state to rescale: slimTensorReset comes first", t->slot);
-  for (int i = 0; i < slimStateArrays; i++)
-    if (t->arrays[i].data) SLIM_CHECK(t->comm->device->scale(t, t->arrays[i].data, t->arrays[i].n, factor));
+  for (int i = 0; i < slimStateArrays; i++) {
+    const slimArray* a = &t->arrays[i];
+    const slimStamp stamp = slimStampOf(t, t->comm->rank, a == &t->e);
+    if (!a->data) continue;
+    if (a->bf16)
+      slimScaleMemory(&stamp, a->data, a->n, factor);
+    else
+      SLIM_CHECK(t->comm->device->scale(t, a->data, a->n, factor));
+  }
   if (t->shift) slimScaleReal(t->shiftType, t->shift, t->shiftCount, factor);
   t->last = slimLastNone;
   return slimSuccess;

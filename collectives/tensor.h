@@ -11,6 +11,7 @@ extern "C" {
 typedef struct {
   void* data; /* n reals (slimRealBytes of the tensor's type), or NULL */
   uint64_t n;
+  bool bf16; /* bf16 in place of reals: a memory of ef(…, memory=bf16) */
 } slimArray;
 
 /* How count elements are cut (docs/format.md §8). */
@@ -126,7 +127,10 @@ static inline void* slimAtMutable(void* y, slimDataType_t type, uint64_t at) {
   return (char*)y + at * slimTypeBytes(type);
 }
 static inline void* slimRealAt(const slimArray* a, slimDataType_t type, uint64_t at) {
-  return a->data ? (char*)a->data + at * slimRealBytes(type) : NULL;
+  return a->data ? (char*)a->data + at * (a->bf16 ? 2 : slimRealBytes(type)) : NULL;
+}
+static inline size_t slimArrayBytes(const slimArray* a, slimDataType_t type) {
+  return a->n * (a->bf16 ? 2 : slimRealBytes(type));
 }
 /* Where a piece's λ begin; NULL: none are shared. */
 void* slimCommonAt(const slimTensor* tensor, slimPiece piece);

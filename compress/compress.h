@@ -54,11 +54,17 @@ typedef struct {
   double refresh;  /* rand_diana: probability p that x (or s, when flagged) travels in full precision */
   bool replace;    /* rand_diana: x travels instead of û, not beside it */
   bool memory;     /* the sender keeps s (n values) */
+  bool bf16;       /* ef: as bf16, rounded stochastically, in place of reals */
   bool shifts;     /* the receiver keeps h */
   uint64_t warmup; /* first steps sent in full precision, without touching state */
   uint64_t resync; /* every so many steps h ← mean s_i in full precision; 0: never */
   bool initFirst;  /* the first message is x in full precision: s = x, h = mean x */
 } slimFeedback;
+
+/* Of a value of s, or of the downlink's e. */
+static inline size_t slimMemoryBytes(const slimFeedback* feedback, slimDataType_t type) {
+  return feedback->bf16 ? 2 : slimRealBytes(type);
+}
 
 typedef struct slimTree slimTree; /* a compiled codec tree */
 
@@ -139,8 +145,8 @@ typedef struct slimPool slimPool; /* threads of one rank; NULL: the caller's thr
 slimResult_t slimPoolCreate(slimPool** pool, int threads);
 void slimPoolDestroy(slimPool* pool);
 
-/* encode: payload ← C(x + sigma·s), and the sender's state. x: n elements of type; s, v: n reals or NULL. stats is
- * added to; may be NULL. */
+/* encode: payload ← C(x + sigma·s), and the sender's state. x: n elements of type; s: n values of slimMemoryBytes, v: n
+ * reals, or NULL. stats is added to; may be NULL. */
 typedef struct {
   const slimDirection* direction;
   slimStamp stamp;
@@ -189,7 +195,7 @@ typedef struct {
 } slimDecodePass;
 slimResult_t slimPassDecode(const slimDecodePass* pass, slimPool* pool);
 
-/* slimTensorCancelStep's: s ← s + û − x, û decoded from the payload that was sent. n reals s. */
+/* slimTensorCancelStep's: s ← s + û − x, û decoded from the payload that was sent. s: as in encode. */
 slimResult_t slimPassCancel(const slimDecodePass* sent, const void* x, void* s, slimPool* pool);
 
 /* ---- Headers (format.md §4) ----------------------------------------------------------------------------------- */
@@ -222,6 +228,8 @@ void slimFromReal(slimDataType_t type, const void* src, uint64_t n, double facto
 void slimToReal(slimDataType_t type, const void* src, uint64_t n, void* dst);
 /* a ← factor·a over n reals. */
 void slimScaleReal(slimDataType_t type, void* a, uint64_t n, double factor);
+/* The same over n bf16 of a memory, rounded by stamp's draws. */
+void slimScaleMemory(const slimStamp* stamp, uint16_t* a, uint64_t n, double factor);
 /* rand_diana's coin of (seed, slot, step): true with probability p, the same on all ranks. */
 bool slimCoin(uint64_t seed, uint32_t slot, uint64_t step, double p);
 

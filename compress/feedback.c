@@ -11,7 +11,8 @@
 enum { optionWarmup = 1, optionInit, optionResync, optionOwn };
 
 const slimOption slimOptions_none[] = {SLIM_INNER, SLIM_WHEN, SLIM_END_OPTIONS};
-const slimOption slimOptions_ef[] = {SLIM_INNER, SLIM_WHEN, SLIM_END_OPTIONS};
+const slimOption slimOptions_ef[] = {
+    SLIM_INNER, SLIM_WHEN, {"memory", slimOptionChoice, "fp32", 0, 0, "fp32|bf16"}, SLIM_END_OPTIONS};
 const slimOption slimOptions_ef21[] = {
     SLIM_INNER, SLIM_WHEN, {"momentum", slimOptionReal, NULL, 1e-6, 1, NULL}, SLIM_END_OPTIONS};
 const slimOption slimOptions_ef_bv[] = {SLIM_INNER,
@@ -68,6 +69,9 @@ const char* slimFeedbackSetup(slimFeedback* f, slimFeedbackKind kind, const slim
                       .resync = (uint64_t)o->value[optionResync]};
   const double own = o->value[optionOwn];
   switch (kind) {
+    case slimFeedbackEf:
+      f->bf16 = own == 1;
+      break;
     case slimFeedbackEf21:
       f->momentum = o->given[optionOwn] ? own : 0;
       break;

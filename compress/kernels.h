@@ -32,6 +32,7 @@ typedef struct {
   void (*denseReduce)(slimDataType_t type, uint64_t n, int ranks, const uint8_t* const* payloads, double weight,
                       void* dst);
   void (*scale)(slimDataType_t type, void* a, uint64_t n, double factor);
+  void (*scaleMemory)(const slimStamp* stamp, uint16_t* a, uint64_t n, double factor);
 } slimKernels;
 
 /* "baseline", "avx2", "avx512"; NULL if unknown, or not for this machine. */

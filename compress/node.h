@@ -94,7 +94,7 @@ typedef struct {
   uint32_t rank;
   uint32_t direction; /* 0 uplink, 1 downlink */
 } slimDraw;
-enum { slimDrawDither = 0, slimDrawIndex = 1, slimDrawRotation = 2, slimDrawCoin = 3 };
+enum { slimDrawDither = 0, slimDrawIndex = 1, slimDrawRotation = 2, slimDrawCoin = 3, slimDrawMemory = 4 };
 enum { SLIM_RANK_SHARED = 0xFFFFFF };
 
 /* Elements that a selector takes from nv. */

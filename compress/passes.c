@@ -192,3 +192,6 @@ void slimToReal(slimDataType_t type, const void* src, uint64_t n, void* dst) {
 void slimScaleReal(slimDataType_t type, void* a, uint64_t n, double factor) {
   SLIM_IN_DEFAULT_FP(scale(type, a, n, factor));
 }
+void slimScaleMemory(const slimStamp* stamp, uint16_t* a, uint64_t n, double factor) {
+  SLIM_IN_DEFAULT_FP(scaleMemory(stamp, a, n, factor));
+}

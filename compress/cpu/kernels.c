@@ -181,6 +181,20 @@ static inline double slimPower2(int e) {
   return x;
 }
 
+/* ---- Memory in bf16 (format.md §7) ---------------------------------------------------------------------------- */
+
+/* One that is rounded stochastically by the 16 bits d: the mean over d is x. */
+static inline uint16_t slimToMemory(float x, uint16_t d) {
+  const uint32_t bits = slimBits(x), size = ((bits & 0x7fffffffu) + d) >> 16;
+  return (uint16_t)((bits >> 16 & 0x8000u) | (size < 0x7f7f ? size : 0x7f7f));
+}
+/* Draws of n values, the first of virtual index `first`. words: n/2, rounded up to 64. */
+static inline const uint16_t* slimMemoryDraws(const slimDraw* draw, uint32_t branch, uint64_t first, uint32_t n,
+                                              uint32_t* words) {
+  slimDrawWords(draw, slimDrawMemory, branch, false, first, n, 2, words);
+  return (const uint16_t*)(const void*)words;
+}
+
 /* ---- Piece-wide selection: the k largest keys, by three rounds of counting ------------------------------------ */
 
 typedef struct {
@@ -651,8 +665,18 @@ static void slimKernelScale(slimDataType_t type, void* a, uint64_t n, double fac
     for (uint64_t i = 0; i < n; i++) ((float*)a)[i] *= (float)factor;
 }
 
+static void slimKernelScaleMemory(const slimStamp* stamp, uint16_t* a, uint64_t n, double factor) {
+  const slimDraw draw = slimDrawOf(stamp);
+  uint32_t words[128];
+  for (uint64_t i = 0; i < n; i += 256) {
+    const uint32_t m = (uint32_t)(n - i < 256 ? n - i : 256);
+    const uint16_t* d = slimMemoryDraws(&draw, 1, i, 256, words);
+    for (uint32_t j = 0; j < m; j++) a[i + j] = slimToMemory(slimFromBf16(a[i + j]) * (float)factor, d[j]);
+  }
+}
+
 #define SLIM_STRING_(x) #x
 #define SLIM_STRING(x) SLIM_STRING_(x)
-const slimKernels SLIM_PASTE(slimKernels_, SLIM_ISA) = {SLIM_STRING(SLIM_ISA), slimKernelEncode,      slimKernelReduce,
-                                                        slimKernelDecode,      slimKernelCancel,      slimKernelToReal,
-                                                        slimKernelFromReal,    slimKernelDenseReduce, slimKernelScale};
+const slimKernels SLIM_PASTE(slimKernels_, SLIM_ISA) = {
+    SLIM_STRING(SLIM_ISA), slimKernelEncode,   slimKernelReduce,      slimKernelDecode, slimKernelCancel,
+    slimKernelToReal,      slimKernelFromReal, slimKernelDenseReduce, slimKernelScale,  slimKernelScaleMemory};

@@ -99,15 +99,30 @@ static void SLIM_NAME(count)(const REAL* x, const REAL* u, const REAL* sent, uin
   stats->uu += SLIM_NAME(square)(u, n);
 }
 
+/* A memory of nv bf16 as reals, padded with zeros to n; and back, by stochastic rounding. */
+static void SLIM_NAME(loadMemory)(REAL* restrict out, const uint16_t* restrict s, uint32_t nv, uint32_t n) {
+  for (uint32_t i = 0; i < nv; i++) out[i] = (REAL)slimFromBf16(s[i]);
+  memset(out + nv, 0, (n - nv) * sizeof(REAL));
+}
+static void SLIM_NAME(storeMemory)(uint16_t* restrict s, const REAL* restrict v, uint32_t nv, const slimDraw* draw,
+                                   uint64_t first, float* scratch) {
+  const uint16_t* restrict d = slimMemoryDraws(draw, 0, first, (nv + 1) & ~1u, (uint32_t*)(void*)scratch);
+  for (uint32_t i = 0; i < nv; i++) s[i] = slimToMemory((float)v[i], d[i]);
+}
+/* Value `off` of a memory; NULL stays NULL. */
+static inline void* SLIM_NAME(memoryAt)(const slimDirection* direction, void* s, uint64_t off) {
+  return s ? (uint8_t*)s + off * (direction->feedback.bf16 ? 2 : sizeof(REAL)) : NULL;
+}
+
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
- * state at this unit (nv reals) or NULL. lambda: 0, or what all ranks share. */
+ * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. */
 static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
                                     uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first, const REAL* x,
-                                    REAL* s, REAL* v, REAL lambda, bool write, slimPassStats* stats, float* scratch) {
+                                    void* s, REAL* v, REAL lambda, bool write, slimPassStats* stats, float* scratch) {
   const slimTree* tree = direction->tree;
   const slimFeedback* f = &direction->feedback;
   const uint32_t n = tree->unit;
-  const bool partial = nv < n;
+  const bool partial = nv < n, apart = partial || f->bf16; /* s is worked on in scratch */
   REAL* u = NULL;
   REAL *sb = s, *vb = NULL;
   const REAL* in = x;
@@ -128,8 +143,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   uint32_t maxBits = 0;
   if (s) {
     u = SLIM_NAME(buffer)(&scratch, n);
-    if (partial) {
-      sb = SLIM_NAME(buffer)(&scratch, n);
+    if (apart) sb = SLIM_NAME(buffer)(&scratch, n);
+    if (f->bf16) {
+      SLIM_NAME(loadMemory)(sb, s, nv, n);
+    } else if (partial) {
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
@@ -169,7 +186,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
       for (uint32_t i = 0; i < n; i++) sb[i] = (a * sb[i] + b * x[i]) + c * sent[i];
     }
-    if (partial) memcpy(s, sb, nv * sizeof(REAL));
+    if (f->bf16)
+      SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, (float*)(void*)(sent + n));
+    else if (partial)
+      memcpy(s, sb, nv * sizeof(REAL));
     if (v) memcpy(v, vb, nv * sizeof(REAL));
     if (sampled) stats->ss += SLIM_NAME(square)(sb, n);
   }
@@ -184,8 +204,9 @@ static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* la
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
     SLIM_NAME(encodeValues)
-    (p->direction, &p->stamp, layout, p->payload, unit, nv, p->first + off, x, p->s ? (REAL*)p->s + off : NULL,
-     p->v ? (REAL*)p->v + off : NULL, p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
+    (p->direction, &p->stamp, layout, p->payload, unit, nv, p->first + off, x,
+     SLIM_NAME(memoryAt)(p->direction, p->s, off), p->v ? (REAL*)p->v + off : NULL,
+     p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
   }
 }
 
@@ -215,7 +236,8 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = false;
     int added = 0;
-    if (off + 2 * n <= p->n && p->e) slimPrefetch((const REAL*)p->e + off + n, n * sizeof(REAL));
+    if (off + 2 * n <= p->n && p->down && p->e)
+      slimPrefetch(SLIM_NAME(memoryAt)(p->down, p->e, off + n), slimMemoryBytes(&p->down->feedback, p->type) * n);
     SLIM_ASSUME_BLOCK(n);
     for (int r = 0; r < p->ranks; r++) {
       int exponent;
@@ -257,8 +279,8 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     } else {
       const bool own = p->down->feedback.kind == slimFeedbackEf;
       SLIM_NAME(encodeValues)
-      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, p->e ? (REAL*)p->e + off : NULL, NULL, 0,
-       own, stats, scratch);
+      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, SLIM_NAME(memoryAt)(p->down, p->e, off),
+       NULL, 0, own, stats, scratch);
     }
   }
 }
@@ -385,20 +407,26 @@ static void SLIM_NAME(decodeUnits)(const slimDecodePass* p, slimSource* source, 
 }
 
 /* s ← s + û − x, in units that were not flagged. */
-static void SLIM_NAME(cancelUnits)(const slimDecodePass* p, slimSource* source, const void* x, REAL* s,
+static void SLIM_NAME(cancelUnits)(const slimDecodePass* p, slimSource* source, const void* x, void* s,
                                    float* scratch) {
   const uint32_t n = slimSourceStep(p->direction->tree);
+  const bool bf16 = p->direction->feedback.bf16;
   float* v = scratch;
   scratch += n;
   REAL* xb = SLIM_NAME(buffer)(&scratch, n);
   REAL* wide = SLIM_NAME(buffer)(&scratch, n);
+  REAL* sb = SLIM_NAME(buffer)(&scratch, n);
   for (uint64_t off = 0, unit = 0; off < p->n; off += n, unit++) {
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     int exponent;
     if (!slimSourceUnit(source, unit, nv, p->first + off, v, &exponent, scratch)) continue;
     SLIM_NAME(widen)(wide, v, n, exponent);
     const REAL* xi = SLIM_NAME(load)(p->type, x, off, nv, n, xb);
-    for (uint32_t i = 0; i < nv; i++) s[off + i] = s[off + i] + wide[i] - xi[i];
+    REAL* si = bf16 ? sb : (REAL*)s + off;
+    uint16_t* kept = (uint16_t*)s + off;
+    if (bf16) SLIM_NAME(loadMemory)(sb, kept, nv, n);
+    for (uint32_t i = 0; i < nv; i++) si[i] = si[i] + wide[i] - xi[i];
+    for (uint32_t i = 0; bf16 && i < nv; i++) kept[i] = slimToBf16((float)si[i]);
   }
 }
 
@@ -412,7 +440,12 @@ static void SLIM_NAME(pieceSum)(const slimEncodePass* p, uint64_t off, uint32_t 
   const REAL sigma = (REAL)f->sigma, eta = p->stamp.step == f->warmup ? 1 : (REAL)f->momentum;
   REAL* xb = SLIM_NAME(buffer)(&scratch, n);
   const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
-  const REAL* s = p->s ? (const REAL*)p->s + off : NULL;
+  const REAL* s = SLIM_NAME(memoryAt)(p->direction, p->s, off);
+  if (s && f->bf16) {
+    REAL* sb = SLIM_NAME(buffer)(&scratch, n);
+    SLIM_NAME(loadMemory)(sb, (const uint16_t*)(const void*)s, nv, n);
+    s = sb;
+  }
   const REAL* v = p->v ? (const REAL*)p->v + off : NULL;
   if (v && eta != 1) {
     for (uint32_t i = 0; i < nv; i++) u[i] = v[i] + eta * (x[i] - v[i]);
@@ -460,9 +493,9 @@ static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, flo
   return true;
 }
 
-/* s ← (a·s + b·x) + c·û and the momentum of nv elements. */
-static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32_t nv, const REAL* restrict x,
-                                   const REAL* restrict sent) {
+/* s ← (a·s + b·x) + c·û and the momentum of nv elements. ss: Σs² is added to it, unless NULL. */
+static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32_t nv, const slimDraw* draw,
+                                   const REAL* restrict x, const REAL* restrict sent, double* ss, float* scratch) {
   const slimFeedback* f = &p->direction->feedback;
   const REAL a = (REAL)f->a, b = (REAL)f->b, c = (REAL)f->c;
   if (p->v) {
@@ -473,8 +506,15 @@ static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32
     else
       for (uint32_t i = 0; i < nv; i++) v[i] = v[i] + eta * (x[i] - v[i]);
   }
-  REAL* restrict s = (REAL*)p->s + off;
+  void* kept = SLIM_NAME(memoryAt)(p->direction, p->s, off);
+  REAL* restrict s = kept;
+  if (f->bf16) {
+    s = SLIM_NAME(buffer)(&scratch, SLIM_PIECE_STEP);
+    SLIM_NAME(loadMemory)(s, kept, nv, nv);
+  }
   for (uint32_t i = 0; i < nv; i++) s[i] = (a * s[i] + b * x[i]) + c * sent[i];
+  if (f->bf16) SLIM_NAME(storeMemory)(kept, s, nv, draw, p->first + off, scratch);
+  if (ss) *ss += SLIM_NAME(square)(s, nv / RLANES * RLANES);
 }
 
 typedef struct {
@@ -553,8 +593,7 @@ static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLa
       SLIM_NAME(count)(x, u, sent, n, stats);
     }
     if (!p->s) continue;
-    SLIM_NAME(pieceUpdate)(p, off, nv, x, sent);
-    if (sampled) stats->ss += SLIM_NAME(square)((const REAL*)p->s + off, nv / RLANES * RLANES);
+    SLIM_NAME(pieceUpdate)(p, off, nv, &draw, x, sent, sampled ? &stats->ss : NULL, left);
   }
   free(index);
   return slimSuccess;

@@ -104,6 +104,11 @@ const Spec kSpecs[] = {
     {"none(induced(topk(ratio=0.01),qsgd(bits=4)))", "none(induced(onebit,natural))"},
     {"none(induced(qsgd(bits=3),qsgd(bits=3,block=64)))", "none(induced(topk(k=3,block=64,fp16),ternary(norm=inf)))"},
     // Feedback.
+    {"ef(onebit,memory=bf16)", "ef(qsgd(bits=4,block=64),memory=bf16)"},
+    {"ef(topk(ratio=0.01),memory=bf16)", "ef(rotate(onebit))"},
+    {"ef(qsgd(bits=4))", "ef(rotate(onebit),memory=bf16)"},
+    {"ef(topk(k=30,scope=chunk),memory=bf16)", "ef(randk(k=20,scope=chunk,fp16),memory=bf16)"},
+    {"ef(randk(k=0.5,block=64),memory=bf16)", "ef(induced(onebit,natural),memory=bf16)"},
     {"ef21(topk(ratio=0.05,block=512))", "ef21(onebit)"},
     {"ef21(qsgd(bits=4),momentum=0.25)", "ef21(qsgd(bits=4))"},
     {"ef21(rotate(onebit))", "ef21(qsgd(bits=8))"},

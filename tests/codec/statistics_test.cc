@@ -33,6 +33,9 @@ struct Codec {
   // û of a step; s, if given, is the memory of ef.
   std::vector<float> send(const std::vector<float>& x, uint64_t step, uint32_t rank = 0,
                           std::vector<float>* s = nullptr) const {
+    return send(x, step, rank, s ? static_cast<void*>(s->data()) : nullptr);
+  }
+  std::vector<float> send(const std::vector<float>& x, uint64_t step, uint32_t rank, void* s) const {
     std::vector<float> y(x.size());
     slimStamp stamp = {};
     stamp.seed = kSeed;
@@ -45,7 +48,7 @@ struct Codec {
     encode.type = slimFloat32;
     encode.x = x.data();
     encode.n = x.size();
-    encode.s = s ? s->data() : nullptr;
+    encode.s = s;
     encode.payload = payload.data();
     EXPECT_EQ(slimSuccess, slimPassEncode(&encode, nullptr));
     slimDecodePass decode = {};
@@ -364,6 +367,47 @@ TEST(Statistics, TheMemoryOfEveryContractiveCodecStaysBounded) {
     }
     EXPECT_LT(largest, 4 / guarantee.delta * size.mean()) << test.spec;  // DESIGN's warning threshold
   }
+}
+
+// What a memory in bf16 keeps has the exact memory as its mean, is one of its two neighbours, and is a bf16.
+TEST(Statistics, AMemoryInBf16IsUnbiased) {
+  for (const char* spec :
+       {"ef(topk(k=30,block=512),memory=bf16)", "ef(topk(k=30,scope=chunk),memory=bf16)", "ef(onebit,memory=bf16)"}) {
+    Codec codec(spec);
+    const size_t n = 1000;
+    std::vector<float> x = floatsOf(Input::kHeavyTail, n), y(n);
+    const int steps = 4000;
+    std::vector<Average> kept(n);
+    std::vector<float> exact(n), old(n);
+    for (size_t i = 0; i < n; i++)
+      old[i] = static_cast<float>(ref::fromBf16(ref::toBf16(std::sin(static_cast<double>(i)), false)));
+    for (int step = 0; step < steps; step++) {
+      std::vector<uint16_t> s(n);
+      for (size_t i = 0; i < n; i++) s[i] = ref::toBf16(old[i], false);
+      y = codec.send(x, static_cast<uint64_t>(step), 0, s.data());
+      for (size_t i = 0; i < n; i++) {
+        exact[i] = (old[i] + x[i]) - y[i];
+        const double value = ref::fromBf16(s[i]);
+        ASSERT_LE(std::fabs(value - exact[i]), std::fabs(exact[i]) / 128) << spec << " " << i;
+        kept[i].add(value);
+      }
+    }
+    double worst = 0;
+    for (size_t i = 0; i < n; i++)
+      if (kept[i].error() > 0) worst = std::max(worst, std::fabs(kept[i].mean() - exact[i]) / kept[i].error());
+    EXPECT_LT(worst, 5) << spec << ": standard errors, the worst of " << n;
+  }
+}
+
+// A step's rescaling of such a memory is unbiased as well: rounding to nearest would never follow a factor of 0.999.
+TEST(Statistics, ScalingAMemoryInBf16IsUnbiased) {
+  std::vector<uint16_t> memory(4096, ref::toBf16(1.5, false));
+  slimStamp stamp = {};
+  stamp.seed = kSeed;
+  for (stamp.step = 0; stamp.step < 500; stamp.step++) slimScaleMemory(&stamp, memory.data(), memory.size(), 0.999);
+  Average mean;
+  for (uint16_t value : memory) mean.add(ref::fromBf16(value));
+  EXPECT_NEAR(1.5 * std::pow(0.999, 500), mean.mean(), 4 * mean.error());
 }
 
 // ---- Purposes -------------------------------------------------------------------------------------------------------

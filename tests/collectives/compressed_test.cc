@@ -31,20 +31,19 @@ slimResult_t call(const Case& setup, slimRedOp_t op, int rank, slimTensor_t tens
 
 Bytes stateOf(const slimArray& a, slimDataType_t type) {
   const auto* bytes = static_cast<const uint8_t*>(a.data);
-  return a.data ? Bytes(bytes, bytes + a.n * slimRealBytes(type)) : Bytes();
+  return a.data ? Bytes(bytes, bytes + slimArrayBytes(&a, type)) : Bytes();
 }
 
 Bytes slice(const Bytes& all, size_t from, size_t n) {
   return Bytes(all.begin() + (long)from, all.begin() + (long)(from + n));
 }
 
-// The receiver's h and the owner's e, found in the model's whole arrays.
-Bytes expectedOwned(const Case& setup, const slimTensor* t, const Bytes& whole, int rank) {
-  const size_t real = slimRealBytes(setup.type);
+// The receiver's h and the owner's e, found in the model's whole arrays, a value of which has `each` bytes.
+Bytes expectedOwned(const slimTensor* t, const Bytes& whole, int rank, size_t each) {
   Bytes out;
   for (uint64_t k = 0; k < slimSlices(&t->cut) && !whole.empty(); k++) {
     const slimPiece p = slimChunkPiece(&t->cut, k, rank);
-    const Bytes piece = slice(whole, p.at * real, p.n * real);
+    const Bytes piece = slice(whole, p.at * each, p.n * each);
     out.insert(out.end(), piece.begin(), piece.end());
   }
   return out;
@@ -57,7 +56,7 @@ void checkState(const Case& setup, const slimTensor* t, const Model& model, int 
   EXPECT_EQ(stateOf(t->v, setup.type), model.v[rank]) << "v";
   Bytes h = model.h;
   const bool sums = setup.kind == Kind::kAllReduce || setup.kind == Kind::kReduce;
-  if (sums && twoShot) h = expectedOwned(setup, t, model.h, rank);
+  if (sums && twoShot) h = expectedOwned(t, model.h, rank, real);
   if (sums && !twoShot && setup.kind == Kind::kReduce && rank != setup.root) h.clear();
   if (setup.kind == Kind::kReduceScatter && !h.empty())
     h = slice(h, (size_t)rank * setup.count * real, setup.count * real);
@@ -72,10 +71,11 @@ void checkState(const Case& setup, const slimTensor* t, const Model& model, int 
     EXPECT_EQ(stateOf(t->H, setup.type), model.H) << "H";
   }
   if (sums && !model.e.empty()) {
-    EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.e, rank)) << "e";
+    EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(t, model.e, rank, t->e.bf16 ? 2 : real)) << "e";
   }
   if (sums && !hears) {
-    EXPECT_EQ(stateOf(t->e, setup.type), expectedOwned(setup, t, model.H.empty() ? model.e : model.H, rank))
+    EXPECT_EQ(stateOf(t->e, setup.type),
+              expectedOwned(t, model.H.empty() ? model.e : model.H, rank, t->e.bf16 ? 2 : real))
         << "H of an owner";
   }
 }
@@ -143,6 +143,7 @@ const char* const kSpecs[] = {
     "rand_diana(qsgd(bits=4),p=0.5,refresh=replace)",
     "diana(ternary,init=first)",
     "ef(onebit,warmup=2)",
+    "ef(topk(ratio=0.02),memory=bf16)",
     "diana(qsgd(bits=4),resync=2)",
 };
 const char* const kDownSpecs[] = {
@@ -155,6 +156,7 @@ const char* const kDownSpecs[] = {
     "up=qsgd(bits=4); down=diana(qsgd(bits=8),init=first)",
     "up=none(onebit); down=ef(rotate(qsgd(bits=4),block=1024))",
     "up=ef(topk(ratio=0.05)); down=none(fp32)",
+    "up=diana(qsgd(bits=4)); down=ef(qsgd(bits=8),memory=bf16)",
     "up=shift(qsgd(bits=4)); down=shift(qsgd(bits=8))",
 };
 constexpr size_t kSmallSlice = 16 << 10;

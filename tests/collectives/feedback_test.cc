@@ -207,6 +207,82 @@ TEST(Shifts, DianaLearnsAConstantGradient) {
   });
 }
 
+// A memory in bf16: half the bytes, and the ledger holds in the mean, whatever its rounding gains or loses in an
+// element.
+TEST(Ledger, AMemoryInBf16LosesNothingInTheMean) {
+  for (const char* codec : {"topk(ratio=0.02)", "onebit", "topk(ratio=0.02,scope=chunk)"})
+    for (int ranks : rankCounts()) {
+      const std::string spec = "ef(" + std::string(codec) + ",memory=bf16)";
+      SCOPED_TRACE(spec + " ranks " + std::to_string(ranks));
+      constexpr int steps = 30;
+      std::vector<double> in(kCount), out(kCount), memories(kCount);
+      std::mutex lock;
+      forEachRank(ranks, makeConfig(slimAlgoTwoShot, 16 << 10), [&](int rank, slimComm_t comm) {
+        slimTensor_t tensor;
+        ASSERT_EQ(slimTensorCreate(&tensor, comm, spec.c_str(), 9), slimSuccess) << slimGetLastError();
+        std::vector<float> x(kCount), y(kCount);
+        for (int k = 0; k < steps; k++) {
+          const Bytes bytes = makeInput(slimFloat32, kCount, rank, k);
+          std::memcpy(x.data(), bytes.data(), bytes.size());
+          ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimAvg, tensor, comm, nullptr), slimSuccess)
+              << slimGetLastError();
+          std::lock_guard<std::mutex> guard(lock);
+          for (size_t i = 0; i < kCount; i++) in[i] += x[i] / ranks;
+          for (size_t i = 0; i < kCount && rank == 0; i++) out[i] += y[i];
+        }
+        std::lock_guard<std::mutex> guard(lock);
+        auto value = [](const slimArray& a, uint64_t i) {
+          const uint32_t bits = (uint32_t) static_cast<uint16_t*>(a.data)[i] << 16;
+          float v;
+          std::memcpy(&v, &bits, 4);
+          return (double)v;
+        };
+        for (size_t i = 0; i < kCount; i++) memories[i] += value(tensor->s, i) / ranks;
+        uint64_t owned = 0;
+        for (uint64_t k = 0; k < slimSlices(&tensor->cut); k++) {
+          const slimPiece p = slimChunkPiece(&tensor->cut, k, rank);
+          for (uint64_t i = 0; i < p.n; i++) memories[p.at + i] += value(tensor->e, slimOwnedAt(&tensor->cut, k) + i);
+          owned = p.n ? slimOwnedAt(&tensor->cut, k) + p.n : owned;
+        }
+        slimTensorStats_t stats = {};
+        stats.size = sizeof stats;
+        ASSERT_EQ(slimTensorGetStats(tensor, &stats), slimSuccess);
+        EXPECT_EQ(stats.stateBytes, 2 * (kCount + owned));
+      });
+      double sum = 0, squares = 0, size = 0;
+      for (size_t i = 0; i < kCount; i++) {
+        const double error = out[i] + memories[i] - in[i];
+        sum += error;
+        squares += error * error;
+        size += memories[i] * memories[i];
+      }
+      const double mean = sum / kCount, deviation = std::sqrt(squares / kCount);
+      EXPECT_LT(std::fabs(mean), 4 * deviation / std::sqrt((double)kCount));
+      EXPECT_LT(deviation, std::sqrt(2.0 * steps) / 256 * std::sqrt(size / kCount) * 2) << "random, not a drift";
+      EXPECT_GT(deviation, 0);
+    }
+}
+
+TEST(Cancel, AMemoryInBf16ComesBackUpToItsRounding) {
+  forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
+    slimTensor_t tensor;
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "ef(onebit,memory=bf16)", 1), slimSuccess);
+    std::vector<float> y(kCount);
+    std::vector<uint16_t> before(kCount);
+    Bytes x;
+    for (int k = 0; k < 3; k++) {
+      std::memcpy(before.data(), tensor->s.data ? tensor->s.data : before.data(), 2 * kCount);
+      x = makeInput(slimFloat32, kCount, rank, k);
+      ASSERT_EQ(slimAllReduce(x.data(), y.data(), kCount, slimFloat32, slimSum, tensor, comm, nullptr), slimSuccess);
+    }
+    ASSERT_EQ(slimTensorCancelStep(tensor, x.data()), slimSuccess) << slimGetLastError();
+    std::vector<float> was(kCount), is(kCount);
+    slimToReal(slimBfloat16, before.data(), kCount, was.data());
+    slimToReal(slimBfloat16, tensor->s.data, kCount, is.data());
+    for (size_t i = 0; i < kCount; i++) ASSERT_NEAR(was[i], is[i], (std::fabs(was[i]) + 20) / 64);
+  });
+}
+
 TEST(Cancel, TakesBackTheLastStep) {
   for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot})
     forEachRank(3, makeConfig(algo, 16 << 10), [&](int rank, slimComm_t comm) {

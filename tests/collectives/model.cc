@@ -73,12 +73,12 @@ Model::Model(const Case& setup) : setup_(setup) {
   v.resize(setup.ranks);
   for (int r = 0; r < setup.ranks; r++) {
     if (setup.kind == Kind::kBroadcast && r != setup.root) continue;
-    if (up.memory) s[r].resize(setup.sendCount() * real_);
+    if (up.memory) s[r].resize(setup.sendCount() * slimMemoryBytes(&up, setup.type));
     if (up.momentum > 0) v[r].resize(setup.sendCount() * real_);
   }
   const size_t received = setup.kind == Kind::kReduceScatter ? setup.sendCount() : setup.recvCount();
   if (up.shifts) h.resize(received * real_);
-  if (down_ && down.memory && !down.shifts) e.resize(setup.count * real_);
+  if (down_ && down.memory && !down.shifts) e.resize(setup.count * slimMemoryBytes(&down, setup.type));
   if (down_ && down.shifts) H.resize(setup.count * real_);
   const size_t unit = slimTreeUnit(compressor_->up.tree);
   if (slimTreeSharesLambda(compressor_->up.tree)) common.resize((setup.count + unit - 1) / unit * real_);
@@ -220,7 +220,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       pass.n = p.n;
       pass.first = p.first;
       pass.payload = payloads[r].data();
-      pass.s = at(s[r], sentAt(p, r) * real_);
+      pass.s = at(s[r], sentAt(p, r) * slimMemoryBytes(&up, setup_.type));
       pass.v = at(v[r], sentAt(p, r) * real_);
       pass.lambda = at(common, p.at / unit * real_);
       EXPECT_EQ(slimPassEncode(&pass, nullptr), slimSuccess) << slimLastMessage();
@@ -279,7 +279,7 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       }
     } else {
       pass.down = &compressor_->down;
-      pass.e = !H.empty() ? at(H, p.at * real_) : at(e, p.at * real_);
+      pass.e = !H.empty() ? at(H, p.at * real_) : at(e, p.at * slimMemoryBytes(&down, setup_.type));
       pass.payload = downlink.data();
       EXPECT_EQ(slimPassReduce(&pass, nullptr), slimSuccess) << slimLastMessage();
     }

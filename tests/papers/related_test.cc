@@ -239,6 +239,19 @@ TEST(EfBv, ConvergesAsItsTheoremSays) {
   EXPECT_LT(gaps.back(), 1e-12);
 }
 
+// ---- Error feedback with half the memory --------------------------------------------------------------------------
+
+// With minibatch noise a memory in bf16 ends where one in binary32 does.
+TEST(MemoryInBf16, EndsWhereBinary32Ends) {
+  for (const std::string codec : {"topk(k=6,block=64)", "onebit(block=64)", "randk(k=6,block=64)"}) {
+    const double full = plateau(descend("ef(" + codec + ")", 0.02, 2000, 1)),
+                 half = plateau(descend("ef(" + codec + ",memory=bf16)", 0.02, 2000, 1));
+    show("ef(" + codec + ")", full);
+    show("ef(" + codec + ",memory=bf16)", half);
+    EXPECT_LT(half, 1.05 * full);
+  }
+}
+
 // ---- DORE (1910.07561), Artemis (2006.14591) ----------------------------------------------------------------------
 
 // Uplink of differences, downlink of the residual with what it held back: linear and exact; without the uplink's shifts

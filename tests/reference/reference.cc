@@ -1154,6 +1154,17 @@ Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const
   return sent;
 }
 
+// A memory's value in bf16: the neighbour away from zero with the probability that makes the mean over d right.
+float roundMemory(float value, uint32_t d) {
+  float size = std::fabs(value), low = floatOf(magnitude(value) / 65536 * 65536);
+  uint32_t above = magnitude(size) - magnitude(low);  // of 65536
+  float high = floatOf(magnitude(low) + 65536);
+  float kept = d >= 65536 - above ? high : low;
+  const float largest = floatOf(0x7f7f0000u);
+  if (!(kept <= largest)) kept = largest;
+  return std::signbit(value) ? -kept : kept;
+}
+
 // u = x + sigma·s; with an s of the sender, s ← (a·s + b·x) + c·û where the unit is not flagged.
 template <typename Real>
 Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
@@ -1175,7 +1186,9 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
   for (size_t i = 0; i < x.size(); i++) {
     if (sent.decoded.flagged[i]) continue;
     if (v) (*v)[i] = averaged[i];
-    if (s && updateState) (*s)[i] = (a * (*s)[i] + b * x[i]) + c * sent.decoded.values[i];
+    if (!s || !updateState) continue;
+    (*s)[i] = (a * (*s)[i] + b * x[i]) + c * sent.decoded.values[i];
+    if (f.bf16) (*s)[i] = roundMemory(static_cast<float>((*s)[i]), draw16(stamp, kMemory, 0, false, first + i));
   }
   return sent.payload;
 }

@@ -67,6 +67,7 @@ struct Feedback {
   std::string name = "none";
   double sigma = 0, a = 0, b = 0, c = 0, nu = 1, lambda = 0, momentum = 0;
   bool memory = false, shifts = false;
+  bool bf16 = false;  // the memory's values are rounded to bf16
 };
 
 struct Direction {
@@ -143,7 +144,7 @@ double fromFp8(uint8_t code, bool e5m2);
 
 // §2 and §3.
 float treeSum(const std::vector<float>& values);
-enum Draw { kDither = 0, kIndex = 1, kRotation = 2, kCoin = 3 };
+enum Draw { kDither = 0, kIndex = 1, kRotation = 2, kCoin = 3, kMemory = 4 };
 uint32_t draw32(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);
 uint32_t draw16(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);
 uint32_t draw1(const Stamp& stamp, Draw kind, int branch, bool allRanks, uint64_t e);

@@ -52,6 +52,7 @@ const Slot kSlots[] = {
     {"qsgd(bits=4)", slimFloat32, 'a'},
     {"fo(lambda=shared)", slimFloat32, 'a'},
     {"fo(lambda=shared)", slimFloat64, 'a'},
+    {"ef(onebit,memory=bf16)", slimFloat32, 'a'},
 };
 
 // Runs steps [from, to) of all slots; appends rank's outputs.
