@@ -155,6 +155,7 @@ __attribute__((noinline)) void conflict(uint64_t record, bool recordWrites, uint
           name, who, recordWrites ? "wrote" : "read");
     return;
   }
+  if (a - kHost >= kSpan) return;  // shared memory of a block that has ended
   if (theirRun == knownOrdered) return;
   const char* earlier = hooks->unordered(theirRun, run, theirEpoch);
   if (!earlier) {
@@ -197,19 +198,24 @@ void check(Shadow shadow, uintptr_t a, unsigned n, Kind kind, const void* at) {
     if ((cell.write & mask) && !mine(cell.write, my) && !(kind == atomic && cell.write >> kAtomicBit & 1))
       conflict(cell.write, true, a + done, here, kind, at);
     if (kind == read) {
+      // Bytes that several threads have read since the barrier are remembered as such; else the newest reader is.
       uint64_t record = my | mask;
-      if ((cell.read ^ my) >> kRunAt == 0 && (cell.read >> kEpochAt & kMaxEpoch) == epoch) {
+      const uint64_t both = cell.read & mask;
+      if ((cell.read ^ my) >> kWarpEpochAt == 0) {
+        record |= cell.read & 15;
+      } else if (both && (cell.read ^ my) >> kRunAt == 0 && (cell.read >> kEpochAt & kMaxEpoch) == epoch &&
+                 !mine(cell.read, my)) {
         const unsigned before = (unsigned)(cell.read >> kThreadAt) & 2047;
         const unsigned warp = before < kSeveralInWarp ? before / 32 : before - kSeveralInWarp;
-        unsigned now = me;
-        if (before != me)
-          now = before != kSeveral && warp == me / 32 ? (unsigned)kSeveralInWarp + warp : (unsigned)kSeveral;
-        record = (record & ~((uint64_t)2047 << kThreadAt)) | (uint64_t)now << kThreadAt | (cell.read & 15);
+        const bool sameWarp = before != kSeveral && warp == me / 32;
+        const bool sameTime = (cell.read >> kWarpEpochAt & kMaxWarpEpoch) == (my >> kWarpEpochAt & kMaxWarpEpoch);
+        const unsigned now = sameWarp ? (unsigned)kSeveralInWarp + warp : (unsigned)kSeveral;
+        if (!sameWarp || sameTime) record = (my & ~((uint64_t)2047 << kThreadAt)) | (uint64_t)now << kThreadAt | both;
       }
       cell.read = record;
     } else {
       if ((cell.read & mask) && !mine(cell.read, my)) conflict(cell.read, false, a + done, here, kind, at);
-      const bool again = mine(cell.write, my) && !(cell.write >> kAtomicBit & 1);
+      const bool again = (cell.write ^ my) >> kWarpEpochAt == 0 && !(cell.write >> kAtomicBit & 1);
       cell.write = my | mask | (again ? cell.write & 15 : 0) | (kind == atomic ? 1u << kAtomicBit : 0);
     }
     done += here;

@@ -12,6 +12,37 @@ extern "C" __global__ void reverse(float* x) {
   x[threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
 }
 
+/* Right, and told apart from the wrong ones: shared memory that the next block uses again; bytes of one word that
+ * different threads read and write; the same thread's bytes of different times. */
+extern "C" __global__ void reverse_blocks(float* x) {
+  __shared__ float tile[256];
+  float* mine = x + blockIdx.x * blockDim.x;
+  tile[threadIdx.x] = mine[threadIdx.x];
+  __syncthreads();
+  mine[threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
+}
+extern "C" __global__ void bytes_in_place(unsigned char* x) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  x[i] = (unsigned char)(x[i] + x[i] + 1);
+}
+extern "C" __global__ void bytes_in_turns(unsigned char* x) {
+  __shared__ unsigned char s[128];
+  const unsigned i = threadIdx.x;
+  s[2 * i] = x[i];
+  __syncthreads();
+  s[2 * i + 1] = s[2 * (i ^ 1)];
+  __syncwarp();
+  x[i] = (unsigned char)(s[2 * i + 1] + s[2 * (i ^ 2)]);
+  __syncwarp();
+  s[2 * i] = 0;
+}
+/* Half of the threads write what the other half reads. */
+extern "C" __global__ void bytes_read_by_others(unsigned char* x, unsigned char* y) {
+  const unsigned i = threadIdx.x;
+  y[i] = x[i & ~1u];
+  if (i % 2 == 0) x[i] = 0;
+}
+
 /* Lanes of one warp talk through shared memory. */
 extern "C" __global__ void neighbours_unsynchronised(float* x) {
   SLIM_DYN_SHARED(float, tile);

@@ -87,6 +87,15 @@ TEST_F(Planted, MissingBarrier) {
   launch("reverse", 1, 256, 0, a, zeros(1024));
 }
 
+TEST_F(Planted, BytesAndBlocksAreToldApart) {
+  launch("reverse_blocks", 8, 256, 0, a, zeros(8 * 1024));
+  launch("bytes_in_place", 8, 64, 0, a, zeros(512));
+  launch("bytes_in_turns", 1, 64, 0, a, zeros(64));
+  clean();
+  launch("bytes_read_by_others", 1, 64, 0, a, zeros(64), allocate(64));
+  expectFound(kWrong, {"simgpu: race", "of its block"});
+}
+
 TEST_F(Planted, MissingWarpBarrier) {
   launch("neighbours_unsynchronised", 1, 64, 256, a, zeros(256));
   expectFound(kWrong, {"simgpu: race", "dynamic shared memory + "});
