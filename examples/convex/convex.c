@@ -13,7 +13,7 @@
 #include "examples/table.h"
 
 static const Paper* const papers[] = {&paperDiana, &paperShifted, &paperSign};
-enum { paperCount = sizeof papers / sizeof *papers, maxSeeds = 32, maxMethods = 16 };
+enum { paperCount = sizeof papers / sizeof *papers, maxSeeds = 32 };
 
 /* What every method's step size is tuned over: multiples of theory's. */
 static const double grid[] = {0.5, 1, 2, 4, 8, 16};
@@ -28,7 +28,7 @@ static struct {
 static const char realData[] = "/usr/share/doc/libfann-dev/examples/datasets/mushroom.train";
 
 static const Flag flags[] = {
-    {"paper", "NAME", "diana, shifted, sign, or all (all)", flagText, &options.paper, 0, 0, NULL},
+    {"paper", "NAME", "one of those below, or all (all)", flagText, &options.paper, 0, 0, NULL},
     {"data", "FILE", "a LIBSVM file in place of the experiments' own data", flagText, &options.data, 0, 0, NULL},
     {"ranks", "N", "workers, a thread each; 0 = the experiment's", flagInteger, &options.ranks, 0, 1024, NULL},
     {"seeds", "N", "of the compressors and batches: 1 to N", flagInteger, &options.seeds, 1, maxSeeds, NULL},
@@ -202,8 +202,9 @@ static double shownRounds(const Experiment* e, const Trial* trials) {
 }
 
 static int plot(const char* folder, const Problem* problem, const Experiment* e, const Trial* trials) {
-  PlotSeries rounds[maxMethods], bits[maxMethods];
-  Line lines[maxMethods];
+  PlotSeries *rounds = calloc(2 * (size_t)e->count, sizeof *rounds), *bits = rounds + e->count;
+  Line* lines = calloc((size_t)e->count, sizeof *lines);
+  if (!rounds || !lines) abort();
   const double shown = shownRounds(e, trials);
   for (int m = 0; m < e->count; m++) {
     lines[m] = lineOf(&trials[m]);
@@ -237,6 +238,8 @@ static int plot(const char* folder, const Problem* problem, const Experiment* e,
   const int failed = plotWrite(path, e->title, subtitle, panels, 2);
   if (failed) fprintf(stderr, "convex: %s: %s\n", path, strerror(errno));
   for (int m = 0; m < e->count; m++) free(lines[m].round);
+  free(lines);
+  free(rounds);
   return failed;
 }
 
@@ -270,9 +273,10 @@ static int makeProblem(const Experiment* e, Problem* problem) {
 }
 
 static int experiment(const Experiment* e, FILE* csv, const char* folder) {
-  static Trial trials[maxMethods];
   Problem problem;
   if (makeProblem(e, &problem)) return -1;
+  Trial* trials = calloc((size_t)e->count, sizeof *trials);
+  if (!trials) abort();
   int failed = 0;
   for (int m = 0; m < e->count; m++) {
     try(&problem, e, &e->methods[m], &trials[m]);
@@ -286,6 +290,7 @@ static int experiment(const Experiment* e, FILE* csv, const char* folder) {
   if (folder) failed |= plot(folder, &problem, e, trials);
   for (int m = 0; m < e->count; m++)
     for (int s = 0; s < options.seeds; s++) runFree(&trials[m].runs[s]);
+  free(trials);
   problemFree(&problem);
   return failed;
 }
@@ -295,6 +300,8 @@ int main(int argc, char** argv) {
   if (options.help) {
     puts("Tries what papers on compressed methods claim, on ridge and logistic regression.\n\n  convex [flags]\n");
     flagsHelp(flags, flagCount);
+    puts("\nPapers:");
+    for (int p = 0; p < paperCount; p++) printf("  %-20s %s\n", papers[p]->name, papers[p]->title);
     return 0;
   }
   options.data = callersPath(options.data);
