@@ -16,6 +16,12 @@ typedef struct {
   slimTensor_t tensor;
 } stateless;
 
+/* What auto measured for a rule. */
+typedef struct {
+  const slimPolicyAction* action;
+  slimAutoModel model;
+} measurement;
+
 struct slimChannel {
   slimComm_t comm;
   uint64_t order;
@@ -27,6 +33,10 @@ struct slimChannel {
   int numBare;
   uint32_t slots; /* given away so far */
   slimTensor_t denial;
+  slimPlainSum plain;
+  void* context; /* of plain */
+  measurement* measurements;
+  int numMeasurements;
   uint64_t calls;
   struct slimChannel* next;
 };
@@ -67,7 +77,7 @@ static void dropState(slimChannel* c) {
 }
 
 slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnvironment* e, uint64_t order,
-                               const char* name) {
+                               const char* name, slimPlainSum plain, void* context) {
   slimChannel* c = calloc(1, sizeof *c);
   *out = c;
   if (!c) {
@@ -78,6 +88,8 @@ slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnv
   c->order = order;
   snprintf(c->name, sizeof c->name, "%s", name);
   c->cycle.given = e->cycle;
+  c->plain = plain;
+  c->context = context;
   pthread_mutex_lock(&lock);
   c->next = channels;
   channels = c;
@@ -97,6 +109,7 @@ void slimChannelDestroy(slimChannel* c) {
   keepTotals(c);
   free(c->places);
   free(c->bare);
+  free(c->measurements);
   slimCommDestroy(c->comm); /* with its tensors */
   free(c);
 }
@@ -169,6 +182,30 @@ static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_
 
 slimResult_t slimChannelRunPlain(slimChannel* c, const slimChannelCall* call) { return run(c, call, NULL); }
 
+/* auto: is it worth it for this call? Measured at the rule's first one. */
+static slimResult_t worthwhile(slimChannel* c, const slimChannelCall* call, bool* yes) {
+  measurement* m = c->measurements;
+  while (m < c->measurements + c->numMeasurements && m->action != call->action) m++;
+  if (m == c->measurements + c->numMeasurements) {
+    measurement* grown = realloc(c->measurements, (size_t)(c->numMeasurements + 1) * sizeof *grown);
+    if (!grown) return slimFail(slimSystemError, "no memory to measure the link");
+    c->measurements = grown;
+    m = &grown[c->numMeasurements++];
+    m->action = call->action;
+    SLIM_CHECK(
+        slimAutoMeasure(&m->model, c->comm, call->action->spec[slimSpecStateless], c->slots++, c->plain, c->context));
+    const slimAutoModel* a = &m->model;
+    char from[32] = "no tensor";
+    const uint64_t threshold = slimAutoThreshold(a);
+    if (threshold < UINT64_MAX) snprintf(from, sizeof from, "tensors from %.0f KiB", (double)threshold / 1024);
+    slimLog(slimLogInfo, "communicator %s: plain %.3f ms + %.2f ms/MB, %s %.3f ms + %.2f ms/MB: auto compresses %s",
+            c->name, 1e3 * a->plainStart, 1e9 * a->plainPerByte, call->action->spec[slimSpecFull], 1e3 * a->slimStart,
+            1e9 * a->slimPerByte, from);
+  }
+  *yes = slimAutoCompresses(&m->model, call->call.bytes);
+  return slimSuccess;
+}
+
 /* All ranks compare the periods that they see. */
 static slimResult_t learn(slimChannel* c) {
   int ranks;
@@ -217,6 +254,15 @@ slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* p
   slimTensor_t tensor = NULL;
   *plain = false;
   c->calls++;
+  if (call->action->measured) {
+    bool yes = false;
+    SLIM_CHECK(worthwhile(c, call, &yes));
+    if (!yes) {
+      *plain = true;
+      *reason = slimReasonAuto;
+      return slimSuccess;
+    }
+  }
   if (call->action->memory) {
     if (slimCycleDue(&c->cycle)) SLIM_CHECK(learn(c));
     const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};

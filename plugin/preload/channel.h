@@ -3,6 +3,7 @@
 #ifndef SLIM_CHANNEL_H_
 #define SLIM_CHANNEL_H_
 
+#include "plugin/preload/auto.h"
 #include "plugin/preload/policy.h"
 #include "plugin/slimccl.h"
 
@@ -21,9 +22,9 @@ typedef struct {
   int root;     /* broadcast, reduce */
 } slimChannelCall;
 
-/* Takes comm over, also on error. */
+/* Takes comm over, also on error. plain: what auto compares with. */
 slimResult_t slimChannelCreate(slimChannel** channel, slimComm_t comm, const slimEnvironment* environment,
-                               uint64_t order, const char* name);
+                               uint64_t order, const char* name, slimPlainSum plain, void* context);
 void slimChannelDestroy(slimChannel* channel);
 uint64_t slimChannelOrder(const slimChannel* channel);
 

@@ -37,15 +37,24 @@ const char* slimReasonText(slimReason reason) {
 
 /* ---- Specs ------------------------------------------------------------------------------------------------------ */
 
-static slimResult_t compile(slimPolicyAction* action, const char* spec) {
+/* "auto(S)" is S, where that is faster. In an error's column, S begins where it stood. */
+static slimResult_t compile(slimPolicyAction* action, const char* text) {
+  char spec[2048];
+  const size_t n = strlen(text);
   slimCompressor *full, *bare;
+  snprintf(spec, sizeof spec, "%s", text);
+  action->measured = !strncmp(text, "auto(", 5) && text[n - 1] == ')' && n < sizeof spec;
+  if (action->measured) {
+    memset(spec, ' ', 5);
+    spec[n - 1] = 0;
+  }
   SLIM_CHECK(slimCompressorCreate(&full, spec));
   action->memory = full->up.feedback.kind != slimFeedbackNone || full->down.feedback.kind != slimFeedbackNone;
   slimCompressorDestroy(full);
   for (int i = 0; i < 4; i++) {
-    char text[4096];
-    SLIM_CHECK(slimSpecPart(spec, !(i & slimSpecStateless), !(i & slimSpecOneWay), text, sizeof text));
-    action->spec[i] = strdup(text);
+    char part[4096];
+    SLIM_CHECK(slimSpecPart(spec, !(i & slimSpecStateless), !(i & slimSpecOneWay), part, sizeof part));
+    action->spec[i] = strdup(part);
     if (!action->spec[i]) return slimFail(slimSystemError, "no memory for a policy");
   }
   SLIM_CHECK(slimCompressorCreate(&bare, action->spec[slimSpecStateless]));

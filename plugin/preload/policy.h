@@ -32,6 +32,7 @@ typedef struct {
   X(Collective, "neither allreduce nor reduce-scatter, and no rule asks for it") \
   X(NoRule, "no rule matches")                                                   \
   X(Off, "a rule says off")                                                      \
+  X(Auto, "plain is as fast, as auto measured")                                  \
   X(Learning, "its codec is biased, and the cycle is not known yet")             \
   X(Thread, "nonblocking, and MPI_THREAD_MULTIPLE is not given")                 \
   X(Shape, "not supported in this form")                                         \
@@ -47,6 +48,7 @@ typedef struct {
   char* spec[4]; /* as written; without feedback; each without downlink too. All NULL: off */
   bool memory;   /* it has feedback */
   bool biased;   /* without it, it is not unbiased, and would hurt */
+  bool measured; /* auto(spec): only where it is faster than plain */
 } slimPolicyAction;
 
 typedef struct slimPolicy slimPolicy;

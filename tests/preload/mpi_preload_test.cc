@@ -83,6 +83,20 @@ TEST_P(MpiPreload, ABiasedCodecWaitsForItsMemory) {
   }
 }
 
+// Which way auto decides depends on the machine; it must be one of the two, for all ranks alike, and say so.
+TEST_P(MpiPreload, AutoDecidesForAllRanks) {
+  const Result r = Launch(GetParam(), "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO SLIM_STATS=1",
+                          client + " train 4 2 100000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r.values.at("ranks_differ"), 0);
+  EXPECT_LT(r.values.at("step_error"), 0.03);
+  if (GetParam() == 1) return;
+  EXPECT_EQ(Count(r.text, ": auto compresses "), GetParam()) << r.text;
+  const bool compressed = r.values.at("step_error") > 1e-4;
+  EXPECT_EQ(Count(r.text, "compressed 8 calls"), compressed) << r.text;
+  EXPECT_EQ(Count(r.text, "untouched 8 calls: plain is as fast, as auto measured"), !compressed) << r.text;
+}
+
 TEST_P(MpiPreload, EveryCollectiveByRule) {
   std::string rules = "/tmp/slim_rules.XXXXXX";
   close(mkstemp(rules.data()));
