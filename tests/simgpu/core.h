@@ -135,7 +135,8 @@ struct Node {
   std::string name;
   Work work;
   std::vector<int> after;
-  int lane; /* which of the captured streams; nodes of a lane are in order */
+  int lane;          /* which of the captured streams; nodes of a lane are in order */
+  const void* order; /* see enqueue */
 };
 struct Graph {
   std::vector<Node> nodes;
@@ -192,8 +193,10 @@ struct Event {
 StreamPtr newStream(Context*, unsigned flags, int priority);
 std::set<StreamPtr>& streams();
 void destroyStream(Stream*); /* once what it has to do is done */
-/* Adds an operation, or a node where the stream is captured. */
-CUresult enqueue(Stream*, const std::string& name, Work, std::vector<MarkPtr> after = {});
+/* Adds an operation, or a node where the stream is captured. Operations with the same `order`, if it is not null,
+ * follow each other in the order in which they, or the graphs that hold them, were enqueued. */
+CUresult enqueue(Stream*, const std::string& name, Work, std::vector<MarkPtr> after = {}, const void* order = nullptr);
+std::map<const void*, MarkPtr>& newestOf(); /* by order */
 CUresult recordEvent(Stream*, Event*);
 CUresult waitEvent(Stream*, Event*);
 /* Until the mark is done; the host then knows what was before it. */

@@ -904,15 +904,24 @@ CUresult cuGraphDestroy(CUgraph h) {
 
 /* ---- For libnccl ------------------------------------------------------------------------------------------------- */
 
-CUresult simgpuEnqueue(CUstream h, const char* name, void (*run)(void*, void*), void (*drop)(void*), void* data) {
+CUresult simgpuEnqueue(CUstream h, const char* name, const void* order, void (*run)(void*, void*), void (*drop)(void*),
+                       void* data) {
   const std::shared_ptr<void> kept(data, drop);
   BEGIN_STREAM(h);
-  return enqueue(s, name, [run, kept](Running& r) {
-    r.lock->unlock();
-    run(&r, kept.get());
-    r.lock->lock();
-    running = &r;
-  });
+  return enqueue(
+      s, name,
+      [run, kept](Running& r) {
+        r.lock->unlock();
+        run(&r, kept.get());
+        r.lock->lock();
+        running = &r;
+      },
+      {}, order);
+}
+void simgpuDrain(const void* order) {
+  Lock lock(theMutex);
+  if (const MarkPtr mark = newestOf()[order]) await(lock, mark);
+  newestOf().erase(order);
 }
 static bool access(void* operation, CUdeviceptr p, size_t bytes, bool writes) {
   running = static_cast<Running*>(operation);

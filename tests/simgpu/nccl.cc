@@ -129,10 +129,8 @@ struct ncclComm {
   std::atomic<bool> aborted{false}, revoked{false};
   std::atomic<bool> finalized{false};
   uint64_t barriers = 0, calls = 0, children = 0;
-  std::mutex running; /* a replayed graph may come beside another operation */
-  std::mutex lock;    /* of what follows */
+  std::mutex lock;                                                      /* of what follows */
   std::vector<std::pair<bool, std::shared_ptr<struct Scalar>>> scalars; /* of PreMulSum operators */
-  CUevent ordered = nullptr;                                            /* the newest operation */
   std::string text;
 
   ~ncclComm() {
@@ -635,7 +633,6 @@ struct Batch {
 
 void run(void* operation, void* data) {
   const auto* batch = static_cast<Batch*>(data);
-  std::lock_guard<std::mutex> guard(batch->comm->running);
   std::vector<const Op*> messages;
   for (const Op& op : batch->ops) {
     if (batch->comm->state != ncclSuccess || batch->comm->stopped()) break;
@@ -645,11 +642,6 @@ void run(void* operation, void* data) {
       return;
   }
   if (batch->comm->state == ncclSuccess) runMessages(operation, messages);
-}
-
-bool isCaptured(CUstream s) {
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  return cuStreamIsCapturing(s, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
 class WithDevice {
@@ -686,15 +678,9 @@ ncclResult_t launchOn(const CommPtr& c, std::vector<Op> ops) {
     CU(cuEventRecord(event, streams[i]));
     CU(cuStreamWaitEvent(first, event, 0));
   }
-  const bool captured = isCaptured(first);
-  if (!captured && c->ordered) CU(cuStreamWaitEvent(first, c->ordered, 0));
   auto* batch = new Batch{c, std::move(ops)};
   CU(simgpuEnqueue(
-      first, "NCCL", run, [](void* p) { delete static_cast<Batch*>(p); }, batch));
-  if (!captured) {
-    if (!c->ordered) CU(cuEventCreate(&c->ordered, CU_EVENT_DISABLE_TIMING));
-    CU(cuEventRecord(c->ordered, first));
-  }
+      first, "NCCL", c.get(), run, [](void* p) { delete static_cast<Batch*>(p); }, batch));
   if (streams.size() > 1) CU(cuEventRecord(event, first));
   for (size_t i = 1; i < streams.size(); i++) CU(cuStreamWaitEvent(streams[i], event, 0));
   CU(cuEventDestroy(event));
@@ -803,14 +789,8 @@ ncclResult_t collective(const char* function, Kind kind, const void* from, void*
   return submit(std::move(o));
 }
 
-// Waits for what was enqueued, on whatever stream.
-void drain(ncclComm* c) {
-  if (c->ordered) cuEventSynchronize(c->ordered);
-}
 void forget(const CommPtr& c) {
-  drain(c.get());
-  if (c->ordered) cuEventDestroy(c->ordered);
-  c->ordered = nullptr;
+  simgpuDrain(c.get());
   std::lock_guard<std::mutex> guard(tableLock);
   table.erase(c.get());
 }
@@ -1005,7 +985,7 @@ API(ncclResult_t, ncclCommShrink, ncclComm_t comm, int* excluded, int count, ncc
 API(ncclResult_t, ncclCommFinalize, ncclComm_t comm) {
   FIND_READY(c, comm);
   CHECK(!c->finalized.exchange(true), ncclInvalidArgument, "ncclCommFinalize: called before");
-  drain(c.get());
+  simgpuDrain(c.get());
   return ncclSuccess;
 }
 API(ncclResult_t, ncclCommDestroy, ncclComm_t comm) {
@@ -1026,7 +1006,7 @@ API(ncclResult_t, ncclCommRevoke, ncclComm_t comm, int flags) {
   FIND(c, comm);
   CHECK(flags == NCCL_REVOKE_DEFAULT, ncclInvalidArgument, "ncclCommRevoke: flags %d", flags);
   c->revoked = true;
-  drain(c.get());
+  simgpuDrain(c.get());
   return ncclSuccess;
 }
 API(ncclResult_t, ncclCommGetAsyncError, ncclComm_t comm, ncclResult_t* error) {

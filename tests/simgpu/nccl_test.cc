@@ -239,6 +239,47 @@ TEST_P(Nccl, CaptureAndReplay) {
   });
 }
 
+// A replay and eager calls of one communicator follow each other as they were called, on unordered streams too; so do
+// the calls of one capture.
+TEST_P(Nccl, ReplayBesideEagerCalls) {
+  onRanks(ranks, [&](int r) {
+    void *x, *y;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaStream_t other;
+    cudaEvent_t event;
+    OK(cudaMalloc(&x, 4000));
+    OK(cudaMalloc(&y, 4000));
+    OK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    OK(cudaEventCreate(&event));
+    std::vector<float> host(1000, 1);
+    for (void* p : {x, y}) OK(cudaMemcpy(p, host.data(), 4000, cudaMemcpyHostToDevice));
+    OK(cudaStreamBeginCapture(stream(r), cudaStreamCaptureModeThreadLocal));
+    OK(cudaEventRecord(event, stream(r)));
+    OK(cudaStreamWaitEvent(other, event, 0));
+    OK(ncclAllReduce(x, x, 500, ncclFloat, ncclSum, comm(r), stream(r)));
+    OK(ncclAllReduce(static_cast<float*>(x) + 500, static_cast<float*>(x) + 500, 500, ncclFloat, ncclMax, comm(r),
+                     other));
+    OK(cudaEventRecord(event, other));
+    OK(cudaStreamWaitEvent(stream(r), event, 0));
+    OK(cudaStreamEndCapture(stream(r), &graph));
+    OK(cudaGraphInstantiate(&exec, graph, 0));
+    for (int i = 0; i < 3; i++) {
+      OK(cudaGraphLaunch(exec, stream(r)));
+      OK(ncclAllReduce(y, y, 1000, ncclFloat, ncclSum, comm(r), other));
+    }
+    OK(cudaStreamSynchronize(other));
+    OK(cudaMemcpyAsync(host.data(), x, 4000, cudaMemcpyDeviceToHost, stream(r)));
+    for (size_t i = 0; i < 1000; i++) ASSERT_EQ(host[i], i < 500 ? std::pow(ranks, 3) : 1);
+    OK(cudaMemcpyAsync(host.data(), y, 4000, cudaMemcpyDeviceToHost, stream(r)));
+    for (float v : host) ASSERT_EQ(v, std::pow(ranks, 3));
+    OK(cudaGraphExecDestroy(exec));
+    OK(cudaGraphDestroy(graph));
+    OK(cudaEventDestroy(event));
+    OK(cudaStreamDestroy(other));
+  });
+}
+
 TEST_P(Nccl, SplitAndShrink) {
   onRanks(ranks, [&](int r) {
     ncclComm_t half, rest = nullptr;

@@ -10,9 +10,12 @@ extern "C" {
 #endif
 
 /* Runs run(operation, data) when the stream gets there, and at each replay where the stream is captured; drop(data)
- * when it cannot run any more. */
-CUresult simgpuEnqueue(CUstream stream, const char* name, void (*run)(void* operation, void* data), void (*drop)(void*),
-                       void* data);
+ * when it cannot run any more. Operations of the same `order` follow each other, whatever streams and graphs they are
+ * in. */
+CUresult simgpuEnqueue(CUstream stream, const char* name, const void* order, void (*run)(void* operation, void* data),
+                       void (*drop)(void*), void* data);
+/* Waits for what was enqueued with that order; then it may be used for something else. */
+void simgpuDrain(const void* order);
 /* From inside run: copies from or to device memory, or page-locked memory of the host. False: the memory is not there,
  * and that has been reported. Bytes that nobody has written are read without complaint. */
 bool simgpuRead(void* operation, void* to, CUdeviceptr from, size_t bytes);

@@ -167,12 +167,24 @@ void destroyStream(Stream* s) {
   progress.notify_all();
 }
 
-CUresult enqueue(Stream* s, const std::string& name, Work w, std::vector<MarkPtr> after) {
+std::map<const void*, MarkPtr>& newestOf() {
+  static auto& all = *new std::map<const void*, MarkPtr>;
+  return all;
+}
+
+CUresult enqueue(Stream* s, const std::string& name, Work w, std::vector<MarkPtr> after, const void* order) {
   if (s->capture) {
     Capture& c = *s->capture;
     if (c.broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    c.graph->nodes.push_back({name, std::move(w), s->captured, s->lane});
-    s->captured = {(int)c.graph->nodes.size() - 1};
+    auto& nodes = c.graph->nodes;
+    std::vector<int> before = s->captured;
+    for (int i = (int)nodes.size() - 1; order && i >= 0; i--)
+      if (nodes[(size_t)i].order == order) {
+        before.push_back(i);
+        break;
+      }
+    nodes.push_back({name, std::move(w), std::move(before), s->lane, order});
+    s->captured = {(int)nodes.size() - 1};
     return CUDA_SUCCESS;
   }
   if (s->context->error) return s->context->error;
@@ -188,12 +200,14 @@ CUresult enqueue(Stream* s, const std::string& name, Work w, std::vector<MarkPtr
   } else if (!(s->flags & CU_STREAM_NON_BLOCKING)) {
     after.push_back(s->context->legacy->last);
   }
+  if (order && newestOf()[order]) after.push_back(newestOf()[order]);
   join(&s->clock, hostClock);
   for (const MarkPtr& m : after) join(&s->clock, m->clock);
   if (s->clock.size() <= s->number) s->clock.resize(s->number + 1);
   Op op = {name, std::move(w), std::move(after), std::make_shared<Mark>(), ++s->clock[s->number]};
   op.mark->clock = s->clock;
   s->last = op.mark;
+  if (order) newestOf()[order] = op.mark;
   s->queue.push_back(std::move(op));
   if (!s->hasWorker) {
     s->hasWorker = true;
@@ -354,9 +368,19 @@ CUresult launchGraph(Executable* e, Stream* s) {
   }
   std::vector<MarkPtr> wait;
   if (e->last) wait.push_back(e->last);
+  // For each order among the nodes: what came before this launch, and the end of the last such node.
+  struct Turn {
+    MarkPtr before, end;
+    size_t last;
+  };
+  std::map<const void*, Turn> turns;
+  for (size_t i = 0; i < graph->nodes.size(); i++) {
+    const void* order = graph->nodes[i].order;
+    if (order) turns[order] = {newestOf()[order], std::make_shared<Mark>(), i};
+  }
   const CUresult error = enqueue(
       s, "graph",
-      [graph, lanes, base](Running& launch) {
+      [graph, lanes, base, turns](Running& launch) {
         const size_t count = graph->nodes.size();
         std::vector<Clock> clocks(count);
         std::vector<uint32_t> sequence(count);
@@ -380,10 +404,19 @@ CUresult launchGraph(Executable* e, Stream* s) {
           for (int j : n.after) join(&clocks[i], clocks[(size_t)j]);
           clocks[i][lane] = sequence[i];
           delay(*launch.lock, launch.random);
+          const auto turn = turns.find(n.order);
+          if (turn != turns.end() && turn->second.before) {
+            progress.wait(*launch.lock, [&] { return turn->second.before->done; });
+            join(&clocks[i], turn->second.before->clock);
+          }
           const uint32_t id = newOp(n.name, lane, sequence[i]);
           Running r = {launch.lock, launch.device, id, newRun(id, 0), &clocks[i], launch.random};
           execute(r, n.work);
           ended[i] = true;
+          if (turn != turns.end() && turn->second.last == i) {
+            turn->second.end->done = true;
+            progress.notify_all();
+          }
         }
         running = &launch;
       },
@@ -392,6 +425,10 @@ CUresult launchGraph(Executable* e, Stream* s) {
   join(&s->clock, after);
   s->last->clock = s->clock;
   e->last = s->last;
+  for (auto& each : turns) {
+    each.second.end->clock = s->clock;
+    newestOf()[each.first] = each.second.end;
+  }
   return CUDA_SUCCESS;
 }
 
