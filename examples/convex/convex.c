@@ -12,7 +12,7 @@
 #include "examples/plot.h"
 #include "examples/table.h"
 
-static const Paper* const papers[] = {&paperDiana, &paperShifted, &paperSign};
+static const Paper* const papers[] = {&paperDiana, &paperShifted, &paperMemsgd, &paperSign};
 enum { paperCount = sizeof papers / sizeof *papers, maxSeeds = 32 };
 
 /* What every method's step size is tuned over: multiples of theory's. */
@@ -223,9 +223,9 @@ static int plot(const char* folder, const Problem* problem, const Experiment* e,
   char path[4096], subtitle[256];
   snprintf(path, sizeof path, "%s/%s.svg", folder, e->name);
   snprintf(subtitle, sizeof subtitle,
-           "%s regression, %zu rows × %zu, %d workers, L/mu = %.0f; step sizes: %s; median and range of %d seeds",
+           "%s regression, %zu rows × %zu, %d worker%s, L/mu = %.0f; step sizes: %s; median and range of %d seeds",
            e->kind == problemRidge ? "Ridge" : "Logistic", problem->data.rows, problem->data.columns,
-           problem->constants.n, problem->constants.L / problem->constants.mu,
+           problem->constants.n, problem->constants.n == 1 ? "" : "s", problem->constants.L / problem->constants.mu,
            untuned(e) ? "theory's" : "theory's times the best of 1/2, 1, 2 … 16", options.seeds);
   const char* label = "‖x − x*‖² / ‖x⁰ − x*‖²";
   double low = 1;

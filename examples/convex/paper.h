@@ -27,7 +27,10 @@ struct Method {
   double momentum;
   Shift shift;
   int iterates; /* sends T_i(x) = x − gamma·∇f_i(x); x ← (1 − eta)·x + eta·y */
-  int proxL2;   /* l2/2·‖x‖² is left to the prox, and the gradient does without */
+  /* a of step sizes gamma/(t + a), t = 0, 1, …, which the spec's memory holds within (slimTensorRescale); the error is
+   * then that of the average of the iterates by weights (t + a)². NULL: gamma at every step, the last iterate. */
+  double (*delay)(const Method* method, const Constants* c);
+  int proxL2; /* l2/2·‖x‖² is left to the prox, and the gradient does without */
 };
 
 typedef enum { dataReal, dataRegressionRows, dataSignRows } DataSource;
@@ -53,7 +56,7 @@ typedef struct {
   int count;
 } Paper;
 
-extern const Paper paperDiana, paperShifted, paperSign;
+extern const Paper paperDiana, paperShifted, paperMemsgd, paperSign;
 
 /* ---- What methods share ----------------------------------------------------------------------------------------- */
 

@@ -68,10 +68,11 @@ static void* work(void* argument) {
   const Method* m = w->method;
   const size_t d = p->constants.d;
   const Step step = w->run->step;
-  double* memory = calloc(4 * d, sizeof *memory);
+  const double a = m->delay ? m->delay(m, &p->constants) : 0;
+  double* memory = calloc(5 * d, sizeof *memory);
   size_t* rows = w->run->batch ? malloc((size_t)w->run->batch * sizeof *rows) : NULL;
   if (!memory || (w->run->batch && !rows)) abort();
-  double *x = memory, *g = x + d, *y = g + d, *v = y + d;
+  double *x = memory, *g = x + d, *y = g + d, *v = y + d, *average = v + d;
   memcpy(x, p->start, d * sizeof *x);
 
   char spec[512];
@@ -84,7 +85,8 @@ static void* work(void* argument) {
   int round = 0;
   double error = 1, sent = 0;
   while (round < w->run->rounds && error > runLevel[runLevels - 1] && error < 1e6) {
-    round++;
+    const double t = round++, gamma = m->delay ? step.gamma / (t + a) : step.gamma;
+    if (m->delay && t > 0) check(slimTensorRescale(tensor, (t + a) / (t - 1 + a)), "slimTensorRescale");
     if (rows) drawRows(w, round, rows);
     problemGradient(p, w->worker, rows, (size_t)w->run->batch, !m->proxL2, x, g);
     for (size_t j = 0; j < d && m->iterates; j++) g[j] = x[j] - step.gamma * g[j];
@@ -94,12 +96,14 @@ static void* work(void* argument) {
     } else {
       for (size_t j = 0; j < d; j++) {
         v[j] = m->momentum * v[j] + y[j];
-        x[j] -= step.gamma * v[j];
+        x[j] -= gamma * v[j];
       }
       /* At rest v is 1/(1 − momentum) gradients, so R must weigh as much. */
-      problemProx(d, p->l1, m->proxL2 ? p->l2 : 0, step.gamma / (1 - m->momentum), x);
+      problemProx(d, p->l1, m->proxL2 ? p->l2 : 0, gamma / (1 - m->momentum), x);
     }
-    error = problemDistance(p, x); /* the same for all workers, who thus end together */
+    const double weight = m->delay ? 6 * (t + a) * (t + a) / ((1 + t) * (6 * a * a + t + 6 * a * t + 2 * t * t)) : 1;
+    for (size_t j = 0; j < d; j++) average[j] += weight * (x[j] - average[j]);
+    error = problemDistance(p, average); /* the same for all workers, who thus end together */
     if (w->worker == 0) {
       check(slimTensorGetStats(tensor, &stats), "slimTensorGetStats");
       w->error[round] = error;

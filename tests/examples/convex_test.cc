@@ -136,6 +136,27 @@ TEST(Sign, NeverConvergesWithoutFeedback) {
     }
 }
 
+// ---- Mem-SGD (arXiv 1809.07599); its claims: tests/papers/memsgd_test.cc
+// ---------------------------------------------
+
+TEST(MemSgd, OneValueAStepKeepsUpWithSgd) {
+  Data data;
+  dataRegression(&data, 1000, 20, 1);
+  for (size_t i = 0; i < data.rows; i++) data.label[i] = data.label[i] > 0 ? 1 : -1;
+  const Task p(problemLogistic, data, 1, 0, 0.1, 1e-4);
+  for (uint64_t seed = 1; seed <= 3; seed++) {
+    auto end = [&](const char* label) {
+      const Result run = runOf(p, methodOf(paperMemsgd, label), seed, 6000, 1, 1);
+      return run.points[run.count - 1].error;
+    };
+    const double sgd = end("SGD");
+    EXPECT_LT(sgd, 0.1) << "seed " << seed;
+    EXPECT_LE(end("top-1"), 2 * sgd) << "seed " << seed;
+    EXPECT_LE(end("top-1, every other step"), 2 * sgd) << "seed " << seed;
+    EXPECT_GE(end("top-1 without memory"), 10 * sgd) << "seed " << seed;
+  }
+}
+
 // ---- The program ---------------------------------------------------------------------------------------------------
 
 struct Output {
