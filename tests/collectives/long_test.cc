@@ -39,7 +39,9 @@ TEST(Long, AMessageOfMoreThanTwoGigabytesArrives) {
   GTEST_SKIP() << "a sanitizer's shadow of this much memory is too large";
 #endif
   if (availableBytes() < kNeeds) GTEST_SKIP() << "wants " << kNeeds << " bytes of free memory";
-  forEachRank(2, makeConfig(), [](int rank, slimComm_t comm) {
+  slimConfig_t config = makeConfig();
+  config.timeout = 250;  // of a machine that is busy
+  forEachRank(2, config, [](int rank, slimComm_t comm) {
     void* all = mmap(nullptr, 2 * kCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     ASSERT_NE(MAP_FAILED, all);
     madvise(all, 2 * kCount, MADV_HUGEPAGE);
