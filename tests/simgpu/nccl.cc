@@ -186,15 +186,21 @@ double now() {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+// The communicator cannot go on; if that is a peer's doing, it is known from now on.
+bool hasEnded(ncclComm* c) {
+  if (!c->stopped()) return false;
+  if (!c->aborted && !c->revoked)
+    broken(c, ncclRemoteError, "rank " + std::to_string(c->shared->ended - 1) + " has ended the communicator");
+  return true;
+}
+
 // Waits until ready(); false if the communicator ends first. Whoever waits long says what for.
 template <typename Ready, typename Describe>
 bool await(ncclComm* c, Ready ready, Describe describe) {
   constexpr double kPatience = 30;
   double since = 0;
   for (unsigned round = 0; !ready(); round++) {
-    if (c->stopped()) {
-      if (!c->aborted && !c->revoked)
-        broken(c, ncclRemoteError, "rank " + std::to_string(c->shared->ended - 1) + " has aborted the communicator");
+    if (hasEnded(c)) {
       return false;
     }
     if (round < 200) {
@@ -635,7 +641,7 @@ void run(void* operation, void* data) {
   const auto* batch = static_cast<Batch*>(data);
   std::vector<const Op*> messages;
   for (const Op& op : batch->ops) {
-    if (batch->comm->state != ncclSuccess || batch->comm->stopped()) break;
+    if (batch->comm->state != ncclSuccess || hasEnded(batch->comm.get())) break;
     if (op.kind >= Kind::send)
       messages.push_back(&op);
     else if (!runCollective(operation, op))

@@ -384,10 +384,9 @@ TEST_P(Wrong, OrderDiffers) {
     void* p;
     OK(cudaMalloc(&p, 1200));
     for (const bool reduces : {r != 2, r == 2}) {
-      if (reduces)
-        OK(ncclAllReduce(p, p, 100, ncclFloat, ncclSum, comm(r), stream(r)));
-      else if (ncclBroadcast(p, p, 100, ncclFloat, 0, comm(r), stream(r)) != ncclSuccess)
-        break;  // by then it may be known
+      const ncclResult_t result = reduces ? ncclAllReduce(p, p, 100, ncclFloat, ncclSum, comm(r), stream(r))
+                                          : ncclBroadcast(p, p, 100, ncclFloat, 0, comm(r), stream(r));
+      if (result != ncclSuccess) break;  // by then the first may have failed
     }
     OK(cudaStreamSynchronize(stream(r)));
   });
@@ -453,7 +452,7 @@ TEST_P(Wrong, Abort) {
     OK(cudaMalloc(&p, 400));
     if (r > 0) OK(ncclAllReduce(p, p, 100, ncclFloat, ncclSum, comm(r), stream(r)));  // rank 0 never comes
     if (r == 0) {
-      usleep(20000);
+      usleep(20000);  // the others wait by then, as a rule
       OK(ncclCommAbort(comm(r)));
       EXPECT_EQ(ncclAllReduce(p, p, 100, ncclFloat, ncclSum, comm(r), stream(r)), ncclInvalidArgument);
       comm(r) = nullptr;
