@@ -104,4 +104,25 @@ SLIM_FN float slimFromFp8(uint8_t c, int bias, int mantissa) {
   return slimFloat((a >> mantissa ? normal : low) | (uint32_t)(c & 0x80) << 24);
 }
 
+#ifndef SLIM_CUDA
+/* A vector of fp16 as floats; of fp8 (e5m2 has fp16's exponent; no code that encode sends has its largest). */
+static inline slimVector slimHalfFloats(slimHalfVector h) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__)
+  return (slimVector)_mm256_cvtph_ps((__m128i)h);
+#else
+  slimVector x;
+  for (uint32_t j = 0; j < SLIM_LANES; j++) x[j] = slimFromHalf((uint16_t)h[j]);
+  return x;
+#endif
+}
+static inline slimVector slimE5m2At(const void* codes, uint32_t i) {
+  return slimHalfFloats(slimSignedBytesAt(codes, i) << 8);
+}
+static inline slimVector slimE4m3At(const void* codes, uint32_t i) {
+  return slimHalfFloats((slimSignedBytesAt(codes, i) << 7) & (int16_t)0xbf80) * 0x1p8f;
+}
+#endif
+
 #endif

@@ -40,6 +40,7 @@
 typedef float slimVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 typedef uint32_t slimBitsVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 typedef int32_t slimSignedVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
+typedef int16_t slimHalfVector __attribute__((vector_size(2 * SLIM_LANES), aligned(2), may_alias));
 typedef uint64_t slimWideVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 
 static inline slimVector slimLoad(const float* v, uint32_t i) { return *(const slimVector*)(v + i); }
@@ -126,6 +127,36 @@ static inline __attribute__((always_inline)) slimVector slimLookUp(const float* 
 #undef SLIM_PART
 }
 #endif
+/* 4- and 2-bit codes i …, i a multiple of SLIM_LANES. */
+static inline slimSignedVector slimNibblesAt(const void* codes, uint32_t i) {
+  const uint8_t* c = (const uint8_t*)codes + i / 2;
+#if defined(__AVX512F__)
+  const slimWideVector pairs = (slimWideVector)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(const void*)c));
+  return (slimSignedVector)((pairs | pairs << 28) & 0x0000000f0000000fu);
+#else
+  uint32_t w = 0;
+  memcpy(&w, c, SLIM_LANES / 2);
+  const slimBitsVector shift = SLIM_LIST16(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift & 15);
+#endif
+}
+static inline slimSignedVector slimPairsAt(const void* codes, uint32_t i) {
+  uint32_t w = 0;
+  memcpy(&w, (const uint8_t*)codes + i / 4, SLIM_LANES / 4);
+  const slimBitsVector shift = SLIM_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift & 3);
+}
+/* Signed bytes i … as 16-bit lanes. */
+static inline slimHalfVector slimSignedBytesAt(const void* codes, uint32_t i) {
+  const int8_t* c = (const int8_t*)codes + i;
+#if defined(__AVX512F__)
+  return (slimHalfVector)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(const void*)c));
+#elif defined(__AVX2__)
+  return (slimHalfVector)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)(const void*)c));
+#else
+  return (slimHalfVector){c[0], c[1], c[2], c[3]};
+#endif
+}
 static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_convertvector(x, slimVector); }
 
 /* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */

@@ -10,6 +10,7 @@
 #include "compress/codec/rotate.h"
 #include "compress/codec/select.h"
 #include "compress/codec/tnqsgd.h"
+#include "compress/cpu/add.h"
 #include "compress/kernels.h"
 
 /* ---- Trees: a node over a region of one or more of its blocks ------------------------------------------------- */
@@ -159,16 +160,6 @@ static void slimStoreNan(slimDataType_t type, void* y, uint64_t off, uint32_t n)
 
 /* ---- fp64 ----------------------------------------------------------------------------------------------------- */
 
-static inline uint64_t slimMaxBits64(const double* restrict u, uint32_t n) {
-  uint64_t most = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    uint64_t b;
-    memcpy(&b, u + i, 8);
-    b &= 0x7fffffffffffffffu;
-    most = b > most ? b : most;
-  }
-  return most;
-}
 static inline int slimExponent64(uint64_t bits) {
   const int field = (int)(bits >> 52);
   return (field < 1 ? 1 : field) - 1023;
@@ -479,7 +470,7 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
   const slimLayout* layout = source->layout;
   const uint64_t flag = slimSelector(source->tree) ? 0 : unit;
   *exponent = 0;
-  if (source->payload[layout->flags + flag / 8] >> flag % 8 & 1) return false;
+  if (slimFlaggedAt(layout, source->payload, flag)) return false;
   if (source->wide) memcpy(exponent, source->payload + layout->exponents + 4 * flag, 4);
   if (*exponent < -1022 || *exponent > 1023) return false;
   if (!slimSelector(source->tree)) {
@@ -506,6 +497,7 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
 #define SLIM_PASTE(a, b) SLIM_PASTE_(a, b)
 
 #define REAL float
+#define SLIM_BITS uint32_t
 #define SLIM_REAL_IS_FLOAT 1
 #define SLIM_NAME(name) SLIM_PASTE(name, F)
 #define SLIM_IS_OWN(type) ((type) == slimFloat32)
@@ -527,14 +519,18 @@ static void fromRealsF(slimDataType_t type, const float* restrict v, uint64_t n,
   else
     memcpy(dst, v, 4 * n);
 }
+static inline uint32_t magnitudeF(float x) { return slimBits(x) & 0x7fffffffu; }
+static inline uint32_t maxBitsF(const float* v, uint32_t n) { return slimMaxBits(v, n); }
 static inline bool finiteF(const float* v, uint32_t n) { return slimMaxBits(v, n) < SLIM_INF_BITS; }
 #include "compress/cpu/passes.h"
 #undef REAL
+#undef SLIM_BITS
 #undef SLIM_REAL_IS_FLOAT
 #undef SLIM_NAME
 #undef SLIM_IS_OWN
 
 #define REAL double
+#define SLIM_BITS uint64_t
 #define SLIM_REAL_IS_FLOAT 0
 #define SLIM_NAME(name) SLIM_PASTE(name, D)
 #define SLIM_IS_OWN(type) ((type) == slimFloat64)
@@ -546,7 +542,17 @@ static void fromRealsD(slimDataType_t type, const double* v, uint64_t n, void* d
   (void)type;
   memcpy(dst, v, 8 * n);
 }
-static inline bool finiteD(const double* v, uint32_t n) { return slimMaxBits64(v, n) < 0x7ff0000000000000u; }
+static inline uint64_t magnitudeD(double x) {
+  uint64_t b;
+  memcpy(&b, &x, 8);
+  return b & 0x7fffffffffffffffu;
+}
+static inline uint64_t maxBitsD(const double* restrict v, uint32_t n) {
+  uint64_t most = 0;
+  for (uint32_t i = 0; i < n; i++) most = magnitudeD(v[i]) > most ? magnitudeD(v[i]) : most;
+  return most;
+}
+static inline bool finiteD(const double* v, uint32_t n) { return maxBitsD(v, n) < 0x7ff0000000000000u; }
 #include "compress/cpu/passes.h"
 
 static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,

@@ -47,18 +47,17 @@ static inline int SLIM_NAME(exponentOf)(REAL x) {
 #endif
 }
 
-/* Brings u to the floats that the tree sees, by the unit's largest or by a λ that all ranks share (0: none); false:
- * NaN, Inf or too large. */
-static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict u, uint32_t n, REAL lambda,
+/* Brings u, whose largest bits are m, to the floats that the tree sees, by the unit's largest or by a λ that all ranks
+ * share (0: none); false: NaN, Inf or too large. */
+static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict u, SLIM_BITS m, uint32_t n, REAL lambda,
                                      float* restrict v, const float** seen, int* exponent, uint32_t* maxBits) {
 #if SLIM_REAL_IS_FLOAT
-  (void)tree, (void)v, (void)lambda;
+  (void)tree, (void)n, (void)v, (void)lambda;
   *seen = u;
   *exponent = 0;
-  *maxBits = slimMaxBits(u, n);
-  return *maxBits < SLIM_INF_BITS;
+  *maxBits = m;
+  return m < SLIM_INF_BITS;
 #else
-  uint64_t m = slimMaxBits64(u, n);
   if (m >= 0x7ff0000000000000u) return false;
   *exponent = lambda > 0 ? SLIM_NAME(exponentOf)(lambda) : m && !tree->absolute ? slimExponent64(m) : 0;
   if (*exponent >= 1000) return false;
@@ -70,14 +69,22 @@ static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict 
 #endif
 }
 
-/* u = x + sigma·s. */
-static inline void SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
-                                  uint32_t n) {
+/* u = x + sigma·s; the largest magnitude's bits. */
+static inline SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
+                                       uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  if (sigma == 1)
-    for (uint32_t i = 0; i < n; i++) u[i] = x[i] + s[i];
-  else
+  if (sigma != 1) {
     for (uint32_t i = 0; i < n; i++) u[i] = x[i] + sigma * s[i];
+    return SLIM_NAME(maxBits)(u, n);
+  }
+  SLIM_BITS most = 0;
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < n; i++) {
+    u[i] = x[i] + s[i];
+    const SLIM_BITS b = SLIM_NAME(magnitude)(u[i]);
+    most = b > most ? b : most;
+  }
+  return most;
 }
 
 /* Statistics: sums of squares, in no order that anything else depends on. */
@@ -141,6 +148,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const float* seen = NULL;
   int exponent = 0;
   uint32_t maxBits = 0;
+  SLIM_BITS most;
   if (s) {
     u = SLIM_NAME(buffer)(&scratch, n);
     if (apart) sb = SLIM_NAME(buffer)(&scratch, n);
@@ -150,10 +158,12 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
-    SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
+    most = SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
+  } else {
+    most = SLIM_NAME(maxBits)(in, n);
   }
-  bool ok = SLIM_NAME(narrow)(tree, in, n, lambda, narrow, &seen, &exponent, &maxBits);
+  bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
   slimBlock region = {n, nv, maxBits, first, &draw, scratch, slimLambdaIn(&lambda, !SLIM_REAL_IS_FLOAT, 0, exponent)};
@@ -167,6 +177,16 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const bool sampled = stats && unit % SLIM_SAMPLE == 0;
   if (!sampled && !(s && write)) return;
 
+  if (s) { /* long loops over what is in L1 leave the hardware's prefetchers behind */
+    slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
+    slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
+  }
+  if (SLIM_REAL_IS_FLOAT && !sampled && !partial && f->kind == slimFeedbackEf && slimIsAdded(slimRoot(tree))) {
+    const uint8_t* const sent = payload;
+    slimAddUnits(tree, layout, &sent, 1, unit, -1, (const float*)(const void*)in, 1, (float*)(void*)sb);
+    if (f->bf16) SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, scratch);
+    return;
+  }
   float* q = scratch;
   region.scratch = scratch + n;
   slimDecodeUnit(tree, layout, payload, unit, nv, &region, q);
@@ -236,10 +256,13 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = false;
     int added = 0;
-    if (off + 2 * n <= p->n && p->down && p->e)
-      slimPrefetch(SLIM_NAME(memoryAt)(p->down, p->e, off + n), slimMemoryBytes(&p->down->feedback, p->type) * n);
     SLIM_ASSUME_BLOCK(n);
-    for (int r = 0; r < p->ranks; r++) {
+    bool together = SLIM_REAL_IS_FLOAT && nv == n && !slimSelector(p->up->tree) && slimIsAdded(slimRoot(p->up->tree));
+    for (int r = 0; r < p->ranks; r++) together = together && !slimFlaggedAt(source->layout, p->payloads[r], unit);
+    if (together)
+      slimAddUnits(p->up->tree, source->layout, p->payloads, p->ranks, unit, 1, NULL, (float)weight,
+                   (float*)(void*)sum);
+    for (int r = 0; r < p->ranks && !together; r++) {
       int exponent;
       float* to = SLIM_REAL_IS_FLOAT && !added ? (float*)(void*)sum : v;
       if (!slimSourceUnit(&source[r], unit, nv, p->first + off, to, &exponent, scratch)) {
@@ -257,9 +280,11 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
       else if (added > 2)
         for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
     }
-    if (!added) memset(sum, 0, n * sizeof(REAL));
-    for (uint32_t i = nv; i < n; i++) sum[i] = 0;
-    for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) * weight;
+    if (!together) {
+      if (!added) memset(sum, 0, n * sizeof(REAL));
+      for (uint32_t i = nv; i < n; i++) sum[i] = 0;
+      for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) * weight;
+    }
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
@@ -484,7 +509,8 @@ static bool SLIM_NAME(pieceExponent)(const slimEncodePass* p, int* exponent, flo
     int e;
     uint32_t maxBits;
     SLIM_NAME(pieceSum)(p, off, nv, n, u, scratch + n);
-    if (!SLIM_NAME(narrow)(p->direction->tree, u, n, 0, narrow, &seen, &e, &maxBits)) return false;
+    if (!SLIM_NAME(narrow)(p->direction->tree, u, SLIM_NAME(maxBits)(u, n), n, 0, narrow, &seen, &e, &maxBits))
+      return false;
     if (!maxBits) continue;
     zero = false;
     *exponent = e > *exponent ? e : *exponent;
