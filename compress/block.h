@@ -115,40 +115,48 @@ static inline float slimTreeFold(slimVector* a) {
 
 /* ---- Draws ---------------------------------------------------------------------------------------------------- */
 
-/* Philox4x32-7 at counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. A 64-bit lane holds one counter's
- * word in its low half; what stands above never reaches it. */
+#define SLIM_ALWAYS static inline __attribute__((always_inline))
+
+/* Philox4x32-7 of `together` vectors of counters from `at`, a constant: several hide the multiplier's latency. A 64-bit
+ * lane holds one counter's word in its low half; what stands above never reaches it. */
+SLIM_ALWAYS void slimPhiloxVectors(uint32_t* restrict words, slimWideVector at, const uint32_t together,
+                                   const uint32_t counter[3], const uint32_t key[2]) {
+  enum { lanes = SLIM_LANES / 2 };
+  const slimWideVector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, low = zero + 0xffffffffu;
+  slimWideVector x0[4], x1[4], x2[4], x3[4];
+  for (uint32_t t = 0; t < together; t++, at += lanes) {
+    x0[t] = at;
+    x1[t] = zero + counter[0];
+    x2[t] = zero + counter[1];
+    x3[t] = zero + counter[2];
+  }
+  uint32_t k0 = key[0], k1 = key[1];
+#pragma GCC unroll 7
+  for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < together; t++) {
+      const slimWideVector a = slimMulLow(x0[t], m0), b = slimMulLow(x2[t], m1);
+      x0[t] = b >> 32 ^ x1[t] ^ (zero + k0);
+      x1[t] = b;
+      x2[t] = a >> 32 ^ x3[t] ^ (zero + k1);
+      x3[t] = a;
+    }
+#pragma GCC unroll 4
+  for (uint32_t t = 0; t < together; t++, words += 4 * lanes) {
+    const slimWideVector w01 = (x0[t] & low) | x1[t] << 32, w23 = (x2[t] & low) | x3[t] << 32;
+    *(slimWideVector*)words = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_EVEN_LANES);
+    *(slimWideVector*)(words + 2 * lanes) = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_ODD_LANES);
+  }
+}
+/* Counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. */
 static inline void slimPhilox(uint32_t* restrict words, uint32_t c0, uint32_t n, const uint32_t counter[3],
                               const uint32_t key[2]) {
-  enum { lanes = SLIM_LANES / 2, together = 2 }; /* two at a time hide the multiplier's latency */
-  const slimWideVector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, low = zero + 0xffffffffu;
+  enum { lanes = SLIM_LANES / 2 };
   slimWideVector at; /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
   for (uint32_t j = 0; j < lanes; j++) at[j] = c0 + (j & 1) * (lanes / 2) + j / 2;
-  for (uint32_t i = 0; i < n; i += together * lanes) {
-    slimWideVector x0[together], x1[together], x2[together], x3[together];
-    for (uint32_t t = 0; t < together; t++, at += lanes) {
-      x0[t] = at;
-      x1[t] = zero + counter[0];
-      x2[t] = zero + counter[1];
-      x3[t] = zero + counter[2];
-    }
-    uint32_t k0 = key[0], k1 = key[1];
-#pragma GCC unroll 7
-    for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-#pragma GCC unroll 2
-      for (uint32_t t = 0; t < together; t++) {
-        const slimWideVector a = slimMulLow(x0[t], m0), b = slimMulLow(x2[t], m1);
-        x0[t] = b >> 32 ^ x1[t] ^ (zero + k0);
-        x1[t] = b;
-        x2[t] = a >> 32 ^ x3[t] ^ (zero + k1);
-        x3[t] = a;
-      }
-#pragma GCC unroll 2
-    for (uint32_t t = 0; t < together; t++, words += 4 * lanes) {
-      const slimWideVector w01 = (x0[t] & low) | x1[t] << 32, w23 = (x2[t] & low) | x3[t] << 32;
-      *(slimWideVector*)words = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_EVEN_LANES);
-      *(slimWideVector*)(words + 2 * lanes) = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_ODD_LANES);
-    }
-  }
+  uint32_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes, at += 4 * lanes) slimPhiloxVectors(words + 4 * i, at, 4, counter, key);
+  if (i < n) slimPhiloxVectors(words + 4 * i, at, 2, counter, key);
 }
 
 /* Words of `kind` for elements first … : perWord elements share 32 bits (1, 2 or 32). out holds size/perWord words,
@@ -174,7 +182,6 @@ static inline uint32_t slimDrawWord(const slimDraw* draw, uint32_t kind, uint32_
 
 /* Eight codes in a 64-bit word at a time, for widths that no byte is a multiple of; bits is a constant. Whole words are
  * moved, which overlap; the last two groups go byte by byte, to stay inside. */
-#define SLIM_ALWAYS static inline __attribute__((always_inline))
 SLIM_ALWAYS void slimPackOdd(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, const uint32_t bits) {
   for (uint32_t i = 0; i < n / 8; i++) {
     uint64_t x;
