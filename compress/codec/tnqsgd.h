@@ -52,7 +52,8 @@ static inline uint32_t slimTableCount(const slimNode* node) {
   return node->powerlaw ? SLIM_POWER_TABLES : truncated;
 }
 static inline uint32_t slimTableBytes(const slimNode* node) {
-  return slimTableCount(node) * slimTableStride(node) * (uint32_t)sizeof(float);
+  const uint32_t count = slimTableCount(node);
+  return count ? count * slimTableStride(node) * (uint32_t)sizeof(float) : 0; /* other codecs may have no bits */
 }
 static inline void slimFillTables(slimNode* node) {
   for (uint32_t i = 0; i < slimTableCount(node); i++) {
