@@ -35,7 +35,8 @@ else
   echo "libcudart.so.13 is not installed: nothing to compare with"
 fi
 
-stub=$(ls "$cuda_home"/lib*/stubs/libcuda.so 2>/dev/null | head -1)
+stub=
+for each in "$cuda_home"/lib*/stubs/libcuda.so; do [[ -e $each ]] && stub=$each; done
 if [[ $stub ]]; then
   invented=$(comm -23 <(exports $folder/libcuda.so.1 | grep -v ^simgpu) <(exports "$stub"))
   [[ -z $invented ]] || fail "libcuda.so.1: not in the real library:" $invented
