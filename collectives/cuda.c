@@ -40,7 +40,7 @@ typedef struct slimCudaComm {
 /* What a tensor has besides its arrays. */
 typedef struct {
   slimCudaSlot* slot;    /* on the device */
-  slimCudaSlot first;    /* what it starts with: stays, since the copy is asynchronous */
+  slimCudaSlot* first;   /* what it starts with: stays, since the copy is asynchronous */
   size_t workspaceBytes; /* of its passes */
 } cudaTensor;
 
@@ -263,6 +263,7 @@ static void closeTensor(slimTensor* t) {
   cudaTensor* own = t->onDevice;
   if (!own) return;
   giveBack(t->comm->cuda, own->slot);
+  free(own->first);
   free(own);
   t->onDevice = NULL;
 }
@@ -271,15 +272,17 @@ static slimResult_t openTensor(slimTensor* t) {
   cudaTensor* own = calloc(1, sizeof *own);
   if (!own) return slimFail(slimSystemError, "out of memory for a tensor");
   t->onDevice = own;
-  own->first.up = *t->compressor->up.tree;
-  own->first.down = *t->compressor->down.tree;
-  own->first.step = t->step - 1; /* a step begins by counting itself */
+  const size_t bytes = slimCudaSlotBytes(t->compressor);
   const uint64_t slice = t->cut.slice < t->cut.count ? t->cut.slice : t->cut.count;
   slimResult_t result =
       slimCudaWorkspace(t->comm->cuda->device, t->compressor, t->type, slice, t->comm->ranks, &own->workspaceBytes);
+  if (result == slimSuccess && !(own->first = malloc(bytes)))
+    result = slimFail(slimSystemError, "out of memory for a tensor");
   if (result == slimSuccess) {
-    own->slot = alloc(t->comm, sizeof *own->slot);
-    result = own->slot ? copy(t->comm, own->slot, &own->first, sizeof own->first) : slimSystemError;
+    slimCudaSlotStart(own->first, t->compressor);
+    own->first->step = t->step - 1; /* a step begins by counting itself */
+    own->slot = alloc(t->comm, bytes);
+    result = own->slot ? copy(t->comm, own->slot, own->first, bytes) : slimSystemError;
   }
   if (result != slimSuccess) closeTensor(t);
   return result;

@@ -201,7 +201,7 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
     case slimOp_tbqsgd:
     case slimOp_tnqsgd:
       node->tables = (uint32_t)((char*)tree + tree->bytes - (char*)node);
-      tree->bytes += slimTableBytes(node);
+      tree->bytes += (uint32_t)slimRoundUp(slimTableBytes(node), 16);
       slimFillTables(node);
       /* fall through */
     case slimOp_ternary:
@@ -222,7 +222,7 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
 /* Of all nodes; what is wrong with a spec is build's to say. */
 static uint32_t tableBytes(const slimSpecNode* spec) {
   slimNode node = {.op = (slimOp)spec->name->id};
-  uint32_t bytes = spec->name->setup(&node, &spec->options) ? 0 : slimTableBytes(&node);
+  uint32_t bytes = spec->name->setup(&node, &spec->options) ? 0 : (uint32_t)slimRoundUp(slimTableBytes(&node), 16);
   for (int i = 0; i < SLIM_MAX_OPTIONS; i++)
     if (spec->child[i]) bytes += tableBytes(spec->child[i]);
   return bytes;

@@ -1,5 +1,7 @@
 #include "compress/cuda/passes.h"
 
+#include <string.h>
+
 /* ---- Launching -------------------------------------------------------------------------------------------------- */
 
 static slimLaunch launchOf(const slimCudaDevice* device, slimDeviceKernel first, const slimTree* tree,
@@ -9,7 +11,15 @@ static slimLaunch launchOf(const slimCudaDevice* device, slimDeviceKernel first,
 
 /* The device's copy of one of the compressor's trees. */
 static const slimTree* onDevice(const slimCudaQueue* q, const slimTree* tree) {
-  return tree == q->compressor->up.tree ? &q->slot->up : &q->slot->down;
+  const uint8_t* trees = (const uint8_t*)(q->slot + 1);
+  return (const slimTree*)(const void*)(tree == q->compressor->up.tree ? trees : trees + q->compressor->up.tree->bytes);
+}
+
+void slimCudaSlotStart(slimCudaSlot* slot, const slimCompressor* c) {
+  *slot = (slimCudaSlot){0};
+  uint8_t* trees = (uint8_t*)(slot + 1);
+  memcpy(trees, c->up.tree, c->up.tree->bytes);
+  memcpy(trees + c->up.tree->bytes, c->down.tree, c->down.tree->bytes);
 }
 
 /* What is left of the workspace from `used` bytes on. */

@@ -9,12 +9,17 @@
 extern "C" {
 #endif
 
-/* What a tensor keeps on the device besides its state: this struct itself lies there. */
+/* What a tensor keeps on the device besides its state: this struct itself lies there, and behind it the compressor's
+ * trees with their tables, up's and then down's. */
 typedef struct {
-  slimTree up, down;
   uint64_t step; /* of the call under way; replaces the stamp's, so that a replayed graph draws afresh */
   slimPassStats stats;
 } slimCudaSlot;
+static inline size_t slimCudaSlotBytes(const slimCompressor* c) {
+  return sizeof(slimCudaSlot) + c->up.tree->bytes + c->down.tree->bytes;
+}
+/* Fills slot, in host memory: step and stats are zero. */
+void slimCudaSlotStart(slimCudaSlot* slot, const slimCompressor* compressor);
 
 /* Where a tensor's passes run. */
 typedef struct {
