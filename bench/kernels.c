@@ -78,16 +78,27 @@ static void runKernel(const bench* b, int kind, uint64_t step) {
   switch (kind) {
     case encode:
     case encodeEf: {
-      const slimEncodePass pass = {kind == encode ? &b->plain : &b->ef, stamp, slimFloat32,   b->x,   b->n, 0,
-                                   kind == encode ? NULL : b->s,        NULL,  b->payload[4], &stats, NULL};
+      const slimEncodePass pass = {kind == encode ? &b->plain : &b->ef,
+                                   stamp,
+                                   slimFloat32,
+                                   b->x,
+                                   b->n,
+                                   0,
+                                   kind == encode ? NULL : b->s,
+                                   NULL,
+                                   b->payload[4],
+                                   &stats,
+                                   NULL,
+                                   NULL,
+                                   NULL};
       check(slimPassEncode(&pass, b->pool));
       break;
     }
     case reduce4: {
       slimStamp down = stamp;
       down.down = true;
-      const slimReducePass pass = {&b->plain, down,   slimFloat32, b->n,          0,    4, in,     .25,
-                                   NULL,      &b->ef, b->s,        b->payload[4], NULL, 1, &stats, NULL};
+      const slimReducePass pass = {&b->plain, down, slimFloat32,   b->n, 0, 4,      in,   .25,  NULL,
+                                   &b->ef,    b->s, b->payload[4], NULL, 1, &stats, NULL, NULL, NULL};
       check(slimPassReduce(&pass, b->pool));
       break;
     }
@@ -190,8 +201,13 @@ static void table(const char* cpu, double mib, int threads, const char* only, do
     for (int r = 0; r < 5; r++) b.payload[r] = allocate(b.bytes + 4096);
     memset(b.s, 0, 4 * b.n);
     for (int r = 0; r < 4; r++) {
-      const slimEncodePass pass = {
-          &b.plain, {.seed = 1, .rank = (uint32_t)r}, slimFloat32, b.x, b.n, 0, NULL, NULL, b.payload[r], NULL, NULL};
+      const slimEncodePass pass = {&b.plain,     {.seed = 1, .rank = (uint32_t)r},
+                                   slimFloat32,  b.x,
+                                   b.n,          0,
+                                   NULL,         NULL,
+                                   b.payload[r], NULL,
+                                   NULL,         NULL,
+                                   NULL};
       check(slimPassEncode(&pass, b.pool));
     }
     printf("| %s |", specs[i]);

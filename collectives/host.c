@@ -94,6 +94,7 @@ static slimResult_t encode(slimCall* call, const slimEncodePass* pass, const sli
     piece.v = pass->v ? (char*)pass->v + at * slimRealBytes(pass->type) : NULL;
     piece.payload += (size_t)i * split->stride;
     piece.lambda = commonAt(pass->lambda, pass->direction->tree, pass->type, at);
+    if (pass->mean) piece.mean += i, piece.table += i;
     SLIM_CHECK(slimPassEncode(&piece, call->comm->pool));
   }
   return slimSuccess;

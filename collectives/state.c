@@ -27,7 +27,7 @@ typedef struct {
   uint64_t pending; /* values of a shift that was set after the last step */
   uint32_t pendingType, zero;
   double lambda;                     /* the caller's, or 0 */
-  uint64_t lengths[slimStateArrays]; /* reals in s, v, h, e, H, common */
+  uint64_t lengths[slimStateArrays]; /* reals in s, v, h, e, H, common, m */
 } tensorHead;
 
 static const char magic[8] = {'S', 'L', 'I', 'M', 'S', 'T', 'A', 'T'};

@@ -48,8 +48,8 @@ static size_t layout(slimCall* call, const slimMover* mover, bool dense, uint8_t
 
 static void* sendState(const slimTensor* t, const slimArray* a, slimPiece p) { return slimRealAt(a, t->type, p.at); }
 
-/* The pieces of split, which together are p. */
-static slimResult_t encodePieces(slimCall* call, slimPiece p, uint8_t* payload, const slimSplit* split) {
+/* The pieces of split, which together are p. mean: what is kept of the first one. */
+static slimResult_t encodePieces(slimCall* call, slimPiece p, float* mean, uint8_t* payload, const slimSplit* split) {
   slimTensor* t = call->tensor;
   if (!p.n) return slimSuccess;
   const slimEncodePass pass = {.direction = &t->compressor->up,
@@ -62,7 +62,9 @@ static slimResult_t encodePieces(slimCall* call, slimPiece p, uint8_t* payload, 
                                .v = sendState(t, &t->v, p),
                                .payload = payload,
                                .stats = &call->stats,
-                               .lambda = slimCommonAt(t, p)};
+                               .lambda = slimCommonAt(t, p),
+                               .mean = mean,
+                               .table = slimKeptTable(t, mean)};
   SLIM_CHECK(call->comm->device->encode(call, &pass, split));
   return call->refresh ? call->comm->device->takeFinite(call, pass.x, p.n, pass.s) : slimSuccess;
 }
@@ -74,12 +76,12 @@ slimResult_t slimEncodeSlice(slimCall* call, uint64_t k) {
   slimResult_t result = slimSuccess;
   if (t->collective == slimCollectiveReduceScatter) { /* parts lie apart */
     for (int i = 0; i < pieces && result == slimSuccess; i++)
-      result = encodePieces(call, slimSendPiece(t, k, i), slimBuffer(&call->send, k, i),
+      result = encodePieces(call, slimSendPiece(t, k, i), slimKeptMean(t, false, k, i), slimBuffer(&call->send, k, i),
                             &(slimSplit){1, t->cut.unit, call->send.stride});
   } else {
     const slimPiece all = pieces > 1 ? slimSlicePiece(&t->cut, k) : slimSendPiece(t, k, 0);
-    result =
-        encodePieces(call, all, slimBuffer(&call->send, k, 0), &(slimSplit){pieces, t->cut.unit, call->send.stride});
+    result = encodePieces(call, all, slimKeptMean(t, false, k, 0), slimBuffer(&call->send, k, 0),
+                          &(slimSplit){pieces, t->cut.unit, call->send.stride});
   }
   t->encodeSeconds += slimSeconds() - start;
   return result;

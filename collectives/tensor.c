@@ -115,6 +115,15 @@ slimPiece slimSendPiece(const slimTensor* t, uint64_t slice, int i) {
 void* slimCommonAt(const slimTensor* t, slimPiece p) {
   return t->common.data ? slimRealAt(&t->common, t->type, p.at / slimTreeUnit(t->compressor->up.tree)) : NULL;
 }
+static uint64_t keptUp(const slimTensor* t) {
+  return slimTreeRemembers(t->compressor->up.tree) && slimIsSender(t)
+             ? slimSlices(&t->cut) * (uint64_t)slimSendPieces(t)
+             : 0;
+}
+float* slimKeptMean(const slimTensor* t, bool down, uint64_t slice, int piece) {
+  if (!slimTreeRemembers(down ? t->compressor->down.tree : t->compressor->up.tree)) return NULL;
+  return (float*)t->m.data + (down ? keptUp(t) + slice : slice * (uint64_t)slimSendPieces(t) + (uint64_t)piece);
+}
 
 slimStamp slimStampOf(const slimTensor* t, int rank, bool down) {
   return (slimStamp){t->hash, t->comm->settings.seed, t->step, t->slot, (uint32_t)rank, down};
@@ -225,6 +234,7 @@ void slimTensorLengths(const slimTensor* t, uint64_t lengths[slimStateArrays]) {
   lengths[4] = downlink && down->shifts && receiver ? n : 0;
   const slimTree* tree = t->compressor->up.tree;
   lengths[5] = slimTreeSharesLambda(tree) ? divideUp(n, slimTreeUnit(tree)) : 0;
+  lengths[6] = 2 * (keptUp(t) + (downlink && slimTreeRemembers(t->compressor->down.tree) ? slimSlices(&t->cut) : 0));
 }
 
 static bool isEf(const slimFeedback* f) { return f->memory && f->sigma == 1 && f->a == 1 && f->b == 1 && f->c == -1; }
@@ -306,6 +316,12 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
   t->type = type;
   t->root = root;
   SLIM_CHECK(choose(t, count, &t->algorithm));
+  const bool gathers = slimTreeGathers(c->up.tree) || slimTreeGathers(c->down.tree);
+  if (gathers && (type == slimFloat64 || !t->comm->device->readable))
+    return slimFail(slimInvalidUsage,
+                    "stats=tensor and stats=previous are for tensors in host memory, of a type other than float64; "
+                    "leave stats out of %s",
+                    c->text);
   t->hash = slimCompressorHash(c, type);
 
   const bool both = collective == slimCollectiveAllReduce || collective == slimCollectiveReduce;
@@ -362,7 +378,7 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
     if (a->bf16)
       slimScaleMemory(&stamp, a->data, a->n, factor);
     else
-      SLIM_CHECK(t->comm->device->scale(t, a->data, a->n, factor));
+      SLIM_CHECK(t->comm->device->scale(t, a->data, a == &t->m ? a->n / 2 : a->n, factor));
   }
   if (t->shift) slimScaleReal(t->shiftType, t->shift, t->shiftCount, factor);
   t->last = slimLastNone;

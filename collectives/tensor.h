@@ -27,7 +27,7 @@ typedef struct {
   uint64_t n;
 } slimPiece;
 
-enum { slimStateArrays = 6 };
+enum { slimStateArrays = 7 };
 
 typedef struct slimTensor {
   slimComm* comm;
@@ -56,6 +56,8 @@ typedef struct slimTensor {
       slimArray e;      /* downlink: ef's memory; in a reduce, the shift H on ranks other than the root */
       slimArray H;      /* downlink shift, on every receiver */
       slimArray common; /* lambda=shared: λ, a real a unit, equal on all ranks */
+      slimArray m; /* stats=previous: the means of the pieces that this rank sends, slice after slice, then of those
+                      that it owns; then their tables, in the same order */
     };
     slimArray arrays[slimStateArrays];
   };
@@ -134,6 +136,9 @@ static inline size_t slimArrayBytes(const slimArray* a, slimDataType_t type) {
 }
 /* Where a piece's λ begin; NULL: none are shared. */
 void* slimCommonAt(const slimTensor* tensor, slimPiece piece);
+/* The statistics that stats=previous keeps of a piece: encode's mean and table; NULL without it. */
+float* slimKeptMean(const slimTensor* tensor, bool down, uint64_t slice, int piece);
+static inline float* slimKeptTable(const slimTensor* t, float* mean) { return mean ? mean + t->m.n / 2 : NULL; }
 slimStamp slimStampOf(const slimTensor* tensor, int rank, bool down);
 
 #ifdef __cplusplus

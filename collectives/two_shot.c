@@ -61,7 +61,9 @@ static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t
                          .e = ownerState(t, k, p),
                          .payload = payload,
                          .factor = 1,
-                         .lambda = slimCommonAt(t, p)};
+                         .lambda = slimCommonAt(t, p),
+                         .mean = slimKeptMean(t, true, k, 0)};
+  pass.table = slimKeptTable(t, pass.mean);
   if (!call->refreshDown) return slimReducePiece(call, &pass);
   pass.down = NULL;
   pass.e = NULL;

@@ -18,8 +18,9 @@ typedef struct {
   uint32_t maxBits; /* largest bits & 0x7fffffff; the caller has checked that it is finite */
   uint64_t first;   /* virtual index of element 0, for draws */
   const slimDraw* draw;
-  float* scratch; /* free for the codec, 64-byte aligned */
-  float lambda;   /* lambda=shared: the ranks' common λ; 0: not known, or none */
+  float* scratch;         /* free for the codec, 64-byte aligned */
+  float lambda;           /* lambda=shared: the ranks' common λ; 0: not known, or none */
+  const slimShape* shape; /* of the piece; NULL: the block's own */
 } slimBlock;
 
 #define SLIM_ASSUME_BLOCK(n)                           \

@@ -99,6 +99,10 @@ bool slimTreeSharesLambda(const slimTree* tree);
 bool slimTreeIsGlobal(const slimTree* tree);
 /* The payloads of all ranks may be added as float arrays (fp32; shared rand-k over fp32). */
 bool slimTreeIsLinear(const slimTree* tree);
+/* stats=tensor, stats=previous: encode takes its statistics from the piece as a whole; and keeps them for the next
+ * step. */
+bool slimTreeGathers(const slimTree* tree);
+bool slimTreeRemembers(const slimTree* tree);
 /* Bytes of the payload of a piece of n elements, header included; a multiple of 16, and 64 for n = 0. */
 size_t slimPayloadBytes(const slimTree* tree, slimDataType_t type, uint64_t n);
 /* Where a linear tree's floats begin in its payload; they reach to its end. */
@@ -157,7 +161,8 @@ typedef struct {
   void* v;
   uint8_t* payload; /* slimPayloadBytes; 16-byte aligned */
   slimPassStats* stats;
-  const void* lambda; /* lambda=shared: a real a unit (format.md §7); else NULL */
+  const void* lambda;  /* lambda=shared: a real a unit (format.md §7); else NULL */
+  float *mean, *table; /* stats=previous: the piece's statistics, of its last step in, of this one out; 0: none yet */
 } slimEncodePass;
 slimResult_t slimPassEncode(const slimEncodePass* pass, slimPool* pool);
 
@@ -178,6 +183,7 @@ typedef struct {
   double factor;        /* y is multiplied by it: N for op=sum, else 1 */
   slimPassStats* stats; /* of the downlink's encode */
   void* lambda;         /* as encode's; read, and written where there is no downlink */
+  float *mean, *table;  /* the same */
 } slimReducePass;
 slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool);
 

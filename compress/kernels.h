@@ -18,12 +18,19 @@ enum { SLIM_AHEAD = 8192 };
 /* Statistics of errors and state come from every so many units. */
 enum { SLIM_SAMPLE = 8 };
 
+/* Statistics of a piece (stats=tensor, stats=previous): what its codes use, and what its units add, unless NULL. */
+typedef struct {
+  slimShape shape;
+  slimPartial* partials;
+  bool only; /* nothing is encoded */
+} slimSurvey;
+
 /* Units u0 … u1 − 1 of a piece; piece-wide selectors are called once, for all. Results: slimSuccess, or slimSystemError
  * (out of memory) from piece-wide selectors. */
 typedef struct {
   const char* name;
-  slimResult_t (*encode)(const slimEncodePass* pass, const slimLayout* layout, uint64_t u0, uint64_t u1,
-                         slimPassStats* stats, float* scratch);
+  slimResult_t (*encode)(const slimEncodePass* pass, const slimLayout* layout, const slimSurvey* survey, uint64_t u0,
+                         uint64_t u1, slimPassStats* stats, float* scratch);
   slimResult_t (*reduce)(const slimReducePass* pass, const slimLayout* up, const slimLayout* down, uint64_t u0,
                          uint64_t u1, slimPassStats* stats, float* scratch);
   slimResult_t (*decode)(const slimDecodePass* pass, const slimLayout* layout, uint64_t u0, uint64_t u1,

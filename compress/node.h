@@ -31,6 +31,7 @@ typedef enum { SLIM_CODECS(SLIM_OP_) slimNumOps } slimOp;
 #undef SLIM_OP_
 
 typedef enum { slimScopeBlock, slimScopeChunk, slimScopeGlobal } slimScope;
+typedef enum { slimStatsBlock, slimStatsTensor, slimStatsPrevious } slimStats;
 typedef enum { slimLambdaNone, slimLambdaNorm, slimLambdaMax, slimLambdaFixed, slimLambdaShared } slimLambda;
 
 enum { SLIM_MAX_SECTIONS = 12, SLIM_MIN_BLOCK = 64, SLIM_MAX_BLOCK = 8192 };
@@ -58,6 +59,7 @@ typedef struct slimNode {
   uint32_t branch;                        /* of its random draws: 0; 1, 2 inside induced's C, Q */
   int32_t inner[2];                       /* how many nodes behind this one they stand */
   bool powerlaw;                          /* tqsgd, tbqsgd, tnqsgd: one of 256 tables a block, else one for all */
+  slimStats stats;                        /* the same: whose mean magnitude and tail */
   double workers;                         /* the same: N */
   uint32_t tables;                        /* the same: where their tables begin, in bytes behind this node */
   uint32_t sections;                      /* its own, before those of inner */
@@ -86,6 +88,16 @@ SLIM_FN const slimNode* slimRoot(const slimTree* tree) { return tree->node + tre
 SLIM_FN const slimNode* slimSelector(const slimTree* tree) {
   return tree->selector < 0 ? NULL : tree->node + tree->selector;
 }
+
+/* stats=tensor, stats=previous: what all blocks of a piece share, and what a unit adds to it (format.md §5). */
+typedef struct {
+  float mean;
+  uint32_t table;
+} slimShape;
+typedef struct {
+  double sum, logs;
+  uint32_t count, nv;
+} slimPartial;
 
 /* Random draws of one sender's message: what stays the same in a Philox counter (format.md §3). */
 typedef struct {

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress/codec/tnqsgd.h"
 #include "compress/cpu/pool.h"
 #include "compress/fpenv.h"
 #include "compress/kernels.h"
@@ -15,6 +16,7 @@ static uint64_t unitsPerTask(const slimTree* tree) {
 typedef struct {
   const void* pass;
   const slimLayout *layout, *down;
+  const slimSurvey* survey;
   uint64_t units, perTask;
   slimPassStats* stats; /* one a task, or NULL */
   const slimKernels* kernels;
@@ -58,7 +60,7 @@ static slimResult_t runJob(slimJob* job, slimPool* pool, void (*work)(void*, uin
     if (result != slimSuccess) __atomic_store_n(&job->result, result, __ATOMIC_RELAXED);               \
   }
 
-SLIM_TASK(encodeTask, job->kernels->encode(job->pass, job->layout, u0, u1, stats, scratch))
+SLIM_TASK(encodeTask, job->kernels->encode(job->pass, job->layout, job->survey, u0, u1, stats, scratch))
 SLIM_TASK(reduceTask, job->kernels->reduce(job->pass, job->layout, job->down, u0, u1, stats, scratch))
 SLIM_TASK(decodeTask, job->kernels->decode(job->pass, job->layout, u0, u1, scratch))
 
@@ -84,17 +86,65 @@ static void clearPayload(const slimTree* tree, const slimLayout* layout, slimDat
   }
 }
 
+/* The statistics that the units' parts make (format.md §5); false: there are none. */
+static bool shapeOf(const slimPartial* partial, uint64_t units, bool powerlaw, slimShape* shape) {
+  double sum[128] = {0}, logs[128] = {0}, count = 0, nv = 0;
+  for (uint64_t u = 0; u < units; u++) {
+    sum[u % 128] += partial[u].sum;
+    logs[u % 128] += partial[u].logs;
+    count += partial[u].count;
+    nv += partial[u].nv;
+  }
+  for (int w = 64; w; w /= 2)
+    for (int j = 0; j < w; j++) sum[j] += sum[j + w], logs[j] += logs[j + w];
+  if (!(nv > 0)) return false;
+  *shape = (slimShape){(float)(sum[0] / nv), powerlaw ? slimPowerTable(count, nv, logs[0]) : 0};
+  return true;
+}
+
+/* stats=tensor, stats=previous. */
+static slimResult_t encodeGathered(const slimEncodePass* pass, slimJob* job, slimPool* pool) {
+  const slimTree* tree = pass->direction->tree;
+  const bool powerlaw = slimRoot(tree)->powerlaw, kept = slimTreeRemembers(tree) && pass->mean;
+  slimPartial* partials = calloc(job->units ? job->units : 1, sizeof *partials);
+  if (!partials) return slimFail(slimSystemError, "no memory for statistics");
+  const slimFpState fp = slimFpEnter(); /* statistics may be denormal */
+  slimSurvey survey = {.partials = partials, .only = true};
+  job->survey = &survey;
+  slimResult_t result = slimSuccess;
+  if (kept) survey.shape = (slimShape){*pass->mean, (uint32_t)*pass->table};
+  if (!(survey.shape.mean > 0)) {
+    result = runJob(job, pool, encodeTask, tree, NULL);
+    shapeOf(partials, job->units, powerlaw, &survey.shape);
+    if (result == slimSuccess && powerlaw) {
+      result = runJob(job, pool, encodeTask, tree, NULL);
+      shapeOf(partials, job->units, powerlaw, &survey.shape);
+    }
+  }
+  survey.only = false;
+  if (!kept) survey.partials = NULL;
+  if (result == slimSuccess) result = runJob(job, pool, encodeTask, tree, pass->stats);
+  if (result == slimSuccess && kept && shapeOf(partials, job->units, powerlaw, &survey.shape)) {
+    *pass->mean = survey.shape.mean;
+    *pass->table = (float)survey.shape.table;
+  }
+  slimFpLeave(fp);
+  free(partials);
+  return result;
+}
+
 slimResult_t slimPassEncode(const slimEncodePass* pass, slimPool* pool) {
   const slimTree* tree = pass->direction->tree;
   const slimLayout layout = slimLayoutOf(tree, pass->type, pass->n);
   slimHeaderWrite(pass->payload, &pass->stamp, pass->n, pass->first, layout.bytes, 0);
   clearPayload(tree, &layout, pass->type, pass->payload);
   slimJob job = {.pass = pass, .layout = &layout, .units = layout.units};
+  if (slimTreeGathers(tree)) return encodeGathered(pass, &job, pool);
   return runJob(&job, pool, encodeTask, tree, pass->stats);
 }
 
-/* Where up- and downlink do not share units, or the downlink selects in the whole piece: reduce to reals, then encode.
- */
+/* Where up- and downlink do not share units, or the downlink looks at the whole piece first: reduce to reals, then
+ * encode. */
 static slimResult_t reduceInTwo(const slimReducePass* pass, slimPool* pool) {
   const slimDataType_t real = pass->type == slimFloat64 ? slimFloat64 : slimFloat32;
   void* mean = malloc(pass->n ? pass->n * slimRealBytes(pass->type) : 1);
@@ -119,7 +169,9 @@ static slimResult_t reduceInTwo(const slimReducePass* pass, slimPool* pool) {
                                    .first = pass->first,
                                    .s = pass->e,
                                    .payload = pass->payload,
-                                   .stats = pass->stats};
+                                   .stats = pass->stats,
+                                   .mean = pass->mean,
+                                   .table = pass->table};
     result = slimPassEncode(&encode, pool);
   }
   free(mean);
@@ -128,7 +180,8 @@ static slimResult_t reduceInTwo(const slimReducePass* pass, slimPool* pool) {
 
 slimResult_t slimPassReduce(const slimReducePass* pass, slimPool* pool) {
   const slimTree* tree = pass->up->tree;
-  if (pass->down && (slimSelector(tree) || slimSelector(pass->down->tree) || tree->unit != pass->down->tree->unit))
+  if (pass->down && (slimSelector(tree) || slimSelector(pass->down->tree) || tree->unit != pass->down->tree->unit ||
+                     slimTreeGathers(pass->down->tree)))
     return reduceInTwo(pass, pool);
   const slimLayout layout = slimLayoutOf(tree, pass->type, pass->n);
   slimLayout down = {0};

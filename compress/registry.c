@@ -200,6 +200,8 @@ static slimResult_t build(slimTree* tree, const slimSpecNode* spec, slimNeed nee
     case slimOp_tqsgd:
     case slimOp_tbqsgd:
     case slimOp_tnqsgd:
+      if (node->stats != slimStatsBlock && !outermost)
+        return complain(spec, "stats=tensor and stats=previous stand directly below the feedback");
       node->tables = (uint32_t)((char*)tree + tree->bytes - (char*)node);
       tree->bytes += (uint32_t)slimRoundUp(slimTableBytes(node), 16);
       slimFillTables(node);
@@ -270,6 +272,8 @@ bool slimTreeSharesLambda(const slimTree* tree) {
   const slimNode* root = slimRoot(tree);
   return root->op == slimOp_rotate && sharesLambda(slimInner(root, 0));
 }
+bool slimTreeGathers(const slimTree* tree) { return slimRoot(tree)->stats != slimStatsBlock; }
+bool slimTreeRemembers(const slimTree* tree) { return slimRoot(tree)->stats == slimStatsPrevious; }
 bool slimTreeIsGlobal(const slimTree* tree) {
   return slimSelector(tree) && slimSelector(tree)->scope == slimScopeGlobal;
 }

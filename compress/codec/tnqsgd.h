@@ -16,9 +16,10 @@ SLIM_FN uint32_t slimTableStride(const slimNode* node) {
 }
 
 #ifndef SLIM_CUDA
-#define SLIM_TRUNCATED_OPTIONS                                                                \
-  {"bits", slimOptionInt, NULL, 2, 8, NULL}, {"workers", slimOptionInt, "1", 1, 1e9, NULL}, { \
-    "block", slimOptionBlock, "512", 0, 0, NULL                                               \
+#define SLIM_TRUNCATED_OPTIONS                                                              \
+  {"bits", slimOptionInt, NULL, 2, 8, NULL}, {"workers", slimOptionInt, "1", 1, 1e9, NULL}, \
+      {"block", slimOptionBlock, "512", 0, 0, NULL}, {                                      \
+    "stats", slimOptionChoice, "block", 0, 0, "block|tensor|previous"                       \
   }
 SLIM_OPTIONS(tqsgd) = {
     SLIM_TRUNCATED_OPTIONS, {"model", slimOptionChoice, "laplace", 0, 0, "laplace|powerlaw"}, SLIM_END_OPTIONS};
@@ -31,6 +32,7 @@ static inline const char* slimSetupTruncated(slimNode* node, const slimOptionVal
   node->bits = (uint32_t)o->value[0];
   node->workers = o->value[1];
   node->block = (uint32_t)o->value[2];
+  node->stats = (slimStats)o->value[3];
   node->powerlaw = powerlaw;
   node->section[node->sections++] = (slimSection){4, 0};
   if (powerlaw) node->section[node->sections++] = (slimSection){1, 0};
@@ -38,10 +40,10 @@ static inline const char* slimSetupTruncated(slimNode* node, const slimOptionVal
   return NULL;
 }
 static inline const char* slimSetup_tqsgd(slimNode* node, const slimOptionValues* o) {
-  return slimSetupTruncated(node, o, o->value[3] == 1);
+  return slimSetupTruncated(node, o, o->value[4] == 1);
 }
 static inline const char* slimSetup_tnqsgd(slimNode* node, const slimOptionValues* o) {
-  return slimSetupTruncated(node, o, o->value[3] == 1);
+  return slimSetupTruncated(node, o, o->value[4] == 1);
 }
 static inline const char* slimSetup_tbqsgd(slimNode* node, const slimOptionValues* o) {
   return slimSetupTruncated(node, o, true);
@@ -68,14 +70,18 @@ static inline void slimFillTables(slimNode* node) {
 
 /* Truncation is biased, so no omega. Fitted: with c = a·gamma the largest level, ⟨q,q⟩ ≤ n·c². E⟨v,q⟩ = Σ|v|min(|v|, c)
  * is at least c‖v‖ where some |v| ≥ c, else ‖v‖² ≥ √n·gamma·‖v‖: so delta ≥ 1/n or 1/a². (A power law's levels are over
- * 2·gamma.) */
+ * 2·gamma.) Of any other gamma: the terms of ⟨v,q⟩ are independent, with means of one sign, so E⟨v,q⟩² ≥ Σv²·E q² ≥
+ * ‖v‖²·P_0²: delta ≥ (P_0 / P_(h−1))²/n. */
 static inline slimClass slimClass_tnqsgd(const slimNode* node, double n) {
-  double a = 0;
-  for (uint32_t i = 0; i < slimTableCount(node); i++)
-    a = fmax(a, (double)slimTables(node)[i * slimTableStride(node) + (1u << (node->bits - 1))]);
-  if (node->powerlaw) a *= 2;
+  double delta = 1 / n;
+  for (uint32_t i = 0; i < slimTableCount(node); i++) {
+    const float* levels = slimTables(node) + i * slimTableStride(node) + 1;
+    const double low = (double)levels[0], high = (double)levels[(1u << (node->bits - 1)) - 1];
+    const double a = node->powerlaw ? 2 * high : high, ratio = low / high;
+    delta = fmin(delta, node->stats == slimStatsBlock ? 1 / (a * a) : ratio * ratio / n);
+  }
   const double bits = node->bits + (node->powerlaw ? 40 : 32) / n;
-  return (slimClass){INFINITY, node->lsq ? 1 / fmax(n, a * a) : 0, bits};
+  return (slimClass){INFINITY, node->lsq ? delta : 0, bits};
 }
 static inline slimClass slimClass_tqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
 static inline slimClass slimClass_tbqsgd(const slimNode* node, double n) { return slimClass_tnqsgd(node, n); }
@@ -106,10 +112,10 @@ SLIM_FN float slimTailLog(float t) {
 }
 
 /* The table that fits a tail of `count` values out of nv, whose log2 over g_min add up to `logs`: Hill's estimator. */
-SLIM_FN uint32_t slimPowerTable(uint32_t count, uint32_t nv, float logs) {
-  const double slope = logs > 0 ? 16 * (double)count / (0.6931471805599453 * (double)logs) + 0.5 : 64;
+SLIM_FN uint32_t slimPowerTable(double count, double nv, double logs) {
+  const double slope = logs > 0 ? 16 * count / (0.6931471805599453 * logs) + 0.5 : 64;
   const uint32_t exponent = slope < 33 ? 0 : slope < 64 ? (uint32_t)slope - 33 : SLIM_POWER_EXPONENTS - 1;
-  const double share = (double)count / nv;
+  const double share = count / nv;
   uint32_t mass = 0;
   for (double limit = 0x1p-9; mass + 1 < SLIM_POWER_MASSES && share * share * share * share < limit; limit /= 4) mass++;
   return SLIM_POWER_EXPONENTS * mass + exponent;
@@ -205,19 +211,51 @@ SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict co
 
 #endif
 
+/* The tail of v·p·r beyond 1. q: scratch. */
+SLIM_FN void slimTail(const float* restrict v, uint32_t size, float p, float r, float* restrict q, uint32_t* count,
+                      float* logs) {
+  SLIM_INTEGER_SUM(*count, size, i, fabsf(v[i] * p * r) > 1);
+  SLIM_EACH(i, size) q[i] = slimTailLog(fabsf(v[i] * p * r));
+  slimSync();
+  SLIM_TREE_SUM(*logs, size, i, slimLoad(q, i));
+  slimSync();
+}
+
+/* What a block adds to its piece's statistics; its tail is counted where shape has a mean. */
+SLIM_FN slimPartial slimGatherTruncated(const slimNode* node, const slimBlock* b, const float* restrict v) {
+  const uint32_t size = b->size;
+  const slimNormal own = slimNormalise(b->maxBits);
+  slimPartial partial = {0, 0, 0, b->nv};
+  SLIM_ASSUME_BLOCK(size);
+  float sum, logs;
+  SLIM_TREE_SUM(sum, size, i, slimAbs(slimLoad(v, i) * own.p));
+  partial.sum = (double)sum * (double)own.up;
+  if (node->powerlaw && b->shape->mean > 0) {
+    const slimNormal normal = slimNormalise(slimBits(b->shape->mean));
+    slimTail(v, size, normal.p, 1 / (2 * (b->shape->mean * normal.p)), b->scratch, &partial.count, &logs);
+    partial.logs = (double)logs;
+  }
+  return partial;
+}
+
 SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const uint32_t size = b->size, bits = node->bits, last = node->sections - 1;
-  const slimNormal normal = slimNormalise(b->maxBits);
+  const slimNormal normal = slimNormalise(b->shape ? slimBits(b->shape->mean) : b->maxBits);
   const float p = normal.p;
   SLIM_ASSUME_BLOCK(size);
-  if (!b->maxBits) {
+  if (!b->maxBits || (b->shape && !(b->shape->mean > 0))) {
     if (node->powerlaw) slimStoreByte(sec[1], 0);
     slimZero(sec[last], size * bits / 8);
     return slimStoreScale(sec[0], 0, normal, 1);
   }
-  float sum;
-  SLIM_TREE_SUM(sum, size, i, slimAbs(slimLoad(v, i) * p));
-  float gamma = sum / (float)b->nv;
+  float gamma;
+  if (b->shape) {
+    gamma = b->shape->mean * p;
+  } else {
+    float sum;
+    SLIM_TREE_SUM(sum, size, i, slimAbs(slimLoad(v, i) * p));
+    gamma = sum / (float)b->nv;
+  }
   if (node->powerlaw) gamma *= 2; /* g_min */
   const float r = 1 / gamma;
 
@@ -225,16 +263,16 @@ SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const f
   float* restrict q = b->scratch + slimRoundUp(size / 4, 16);
   const float* table = slimTables(node);
   if (node->powerlaw) {
-    uint32_t count;
+    uint32_t count, fitted;
     float logs;
-    SLIM_INTEGER_SUM(count, size, i, fabsf(v[i] * p * r) > 1);
-    SLIM_EACH(i, size) q[i] = slimTailLog(fabsf(v[i] * p * r));
-    slimSync();
-    SLIM_TREE_SUM(logs, size, i, slimLoad(q, i));
-    const uint32_t fitted = slimPowerTable(count, b->nv, logs);
+    if (b->shape) {
+      fitted = b->shape->table;
+    } else {
+      slimTail(v, size, p, r, q, &count, &logs);
+      fitted = slimPowerTable(count, b->nv, (double)logs);
+    }
     slimStoreByte(sec[1], (uint8_t)fitted);
     table += fitted * slimTableStride(node);
-    slimSync();
   }
   uint32_t* words = (uint32_t*)(void*)q;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);

@@ -375,7 +375,7 @@ static slimBlock slimValueUnit(const slimTree* tree, const slimLayout* layout, u
                                const slimDraw* draw, float* scratch) {
   const uint64_t off = unit * tree->unit;
   const uint32_t nv = (uint32_t)(layout->values - off < tree->unit ? layout->values - off : tree->unit);
-  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit, 0};
+  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit, 0, NULL};
 }
 static bool slimEncodeValues(const slimTree* tree, const slimLayout* layout, uint8_t* payload, const float* values,
                              uint64_t first, const slimDraw* draw, float* scratch) {
@@ -480,7 +480,8 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
                               first,
                               &source->draw,
                               scratch,
-                              slimLambdaIn(source->lambda, source->wide, unit, *exponent)};
+                              slimLambdaIn(source->lambda, source->wide, unit, *exponent),
+                              NULL};
     slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
     return true;
   }
@@ -555,15 +556,15 @@ static inline uint64_t maxBitsD(const double* restrict v, uint32_t n) {
 static inline bool finiteD(const double* v, uint32_t n) { return maxBitsD(v, n) < 0x7ff0000000000000u; }
 #include "compress/cpu/passes.h"
 
-static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
-                                     slimPassStats* stats, float* scratch) {
+static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, const slimSurvey* survey,
+                                     uint64_t u0, uint64_t u1, slimPassStats* stats, float* scratch) {
   const bool wide = p->type == slimFloat64;
   if (slimSelector(p->direction->tree))
     return wide ? encodePieceD(p, layout, stats, scratch) : encodePieceF(p, layout, stats, scratch);
   if (wide)
-    encodeUnitsD(p, layout, u0, u1, stats, scratch);
+    encodeUnitsD(p, layout, survey, u0, u1, stats, scratch);
   else
-    encodeUnitsF(p, layout, u0, u1, stats, scratch);
+    encodeUnitsF(p, layout, survey, u0, u1, stats, scratch);
   return slimSuccess;
 }
 

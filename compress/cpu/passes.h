@@ -122,10 +122,11 @@ static inline void* SLIM_NAME(memoryAt)(const slimDirection* direction, void* s,
 }
 
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
- * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. */
+ * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. survey: may be NULL. */
 static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
-                                    uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first, const REAL* x,
-                                    void* s, REAL* v, REAL lambda, bool write, slimPassStats* stats, float* scratch) {
+                                    const slimSurvey* survey, uint8_t* payload, uint64_t unit, uint32_t nv,
+                                    uint64_t first, const REAL* x, void* s, REAL* v, REAL lambda, bool write,
+                                    slimPassStats* stats, float* scratch) {
   const slimTree* tree = direction->tree;
   const slimFeedback* f = &direction->feedback;
   const uint32_t n = tree->unit;
@@ -166,7 +167,16 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
-  slimBlock region = {n, nv, maxBits, first, &draw, scratch, slimLambdaIn(&lambda, !SLIM_REAL_IS_FLOAT, 0, exponent)};
+  slimBlock region = {n,
+                      nv,
+                      maxBits,
+                      first,
+                      &draw,
+                      scratch,
+                      slimLambdaIn(&lambda, !SLIM_REAL_IS_FLOAT, 0, exponent),
+                      survey ? &survey->shape : NULL};
+  if (ok && survey && survey->partials) survey->partials[unit] = slimGatherTruncated(slimRoot(tree), &region, seen);
+  if (survey && survey->only) return;
   if (ok) ok = slimEncodeUnit(tree, layout, payload, unit, nv, &region, seen);
   if (!ok) {
     slimFlagUnit(tree, layout, payload, unit, nv);
@@ -215,8 +225,8 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   }
 }
 
-static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* layout, uint64_t u0, uint64_t u1,
-                                   slimPassStats* stats, float* scratch) {
+static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* layout, const slimSurvey* survey,
+                                   uint64_t u0, uint64_t u1, slimPassStats* stats, float* scratch) {
   const uint32_t n = p->direction->tree->unit;
   REAL* xb = SLIM_NAME(buffer)(&scratch, n);
   for (uint64_t unit = u0; unit < u1; unit++) {
@@ -224,7 +234,7 @@ static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* la
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
     SLIM_NAME(encodeValues)
-    (p->direction, &p->stamp, layout, p->payload, unit, nv, p->first + off, x,
+    (p->direction, &p->stamp, layout, survey, p->payload, unit, nv, p->first + off, x,
      SLIM_NAME(memoryAt)(p->direction, p->s, off), p->v ? (REAL*)p->v + off : NULL,
      p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
   }
@@ -304,8 +314,8 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     } else {
       const bool own = p->down->feedback.kind == slimFeedbackEf;
       SLIM_NAME(encodeValues)
-      (p->down, &p->stamp, down, p->payload, unit, nv, p->first + off, sum, SLIM_NAME(memoryAt)(p->down, p->e, off),
-       NULL, 0, own, stats, scratch);
+      (p->down, &p->stamp, down, NULL, p->payload, unit, nv, p->first + off, sum,
+       SLIM_NAME(memoryAt)(p->down, p->e, off), NULL, 0, own, stats, scratch);
     }
   }
 }
@@ -377,7 +387,7 @@ static void SLIM_NAME(reduceSigns)(const slimReducePass* p, const slimLayout* up
 #endif
     }
 
-    const slimBlock b = {n, nv, 0, p->first + off, &draw, z + n, lambda};
+    const slimBlock b = {n, nv, 0, p->first + off, &draw, z + n, lambda, NULL};
     if (p->down) {
       uint8_t* signs = p->payload + down->section[1] + unit * (n / 8);
       if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + down->exponents + 4 * unit, &exponent, 4);

@@ -61,6 +61,10 @@ const Spec kSpecs[] = {
     {"none(tnqsgd(bits=3,model=powerlaw))", "ef(tnqsgd(bits=2,model=powerlaw,block=64))"},
     {"ef(tqsgd(bits=4,model=powerlaw,workers=8))", "none(tnqsgd(bits=8,model=powerlaw))"},
     {"none(tbqsgd(bits=3))", "ef(tbqsgd(bits=4,block=128,workers=2))"},
+    {"none(tnqsgd(bits=3,stats=tensor))", "ef(tqsgd(bits=4,stats=tensor,block=64))"},
+    {"none(tnqsgd(bits=3,stats=previous))", "none(tqsgd(bits=2,stats=previous,block=128))"},
+    {"ef(tbqsgd(bits=3,stats=tensor,block=64))", "none(tnqsgd(bits=4,model=powerlaw,stats=tensor))"},
+    {"ef(tnqsgd(bits=2,model=powerlaw,stats=previous,block=64))", "ef(tbqsgd(bits=5,stats=previous,block=64))"},
     {"none(topk(ratio=0.1,block=256,tbqsgd(bits=2)))", "none(rotate(tnqsgd(bits=5,model=powerlaw)))"},
     {"ef(topk(ratio=0.05,scope=chunk,tnqsgd(bits=6,model=powerlaw)))", "none(tbqsgd(bits=7))"},
     // Selectors.

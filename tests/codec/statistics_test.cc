@@ -314,6 +314,8 @@ const Contractive kContractive[] = {
     {"ef(tqsgd(bits=2,block=64))", false},
     {"ef(tnqsgd(bits=4,model=powerlaw))", false},
     {"ef(tbqsgd(bits=3,block=128))", false},
+    {"ef(tnqsgd(bits=3,stats=tensor))", false},
+    {"ef(tnqsgd(bits=3,model=powerlaw,stats=tensor,block=64))", false},
     {"ef(rotate(ternary(norm=inf)))", false},
     {"ef(rotate(qsgd(bits=2)))", false},
     {"ef21(ternary(norm=2))", false},

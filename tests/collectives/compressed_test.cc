@@ -1,6 +1,7 @@
 // Every compressed collective × algorithm × spec × length × ranks against Model, over several steps: outputs and state.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <iterator>
 
@@ -145,6 +146,9 @@ const char* const kSpecs[] = {
     "ef(onebit,warmup=2)",
     "ef(topk(ratio=0.02),memory=bf16)",
     "diana(qsgd(bits=4),resync=2)",
+    "tnqsgd(bits=3,stats=previous)",
+    "ef(tbqsgd(bits=3,stats=tensor))",
+    "ef(tnqsgd(bits=2,model=powerlaw,stats=previous),warmup=1)",
 };
 const char* const kDownSpecs[] = {
     "up=ef(onebit); down=diana(qsgd(bits=8))",
@@ -252,6 +256,42 @@ std::vector<slimDataType_t> types() {
 }
 INSTANTIATE_TEST_SUITE_P(Floats, Types, testing::ValuesIn(types()),
                          [](const auto& info) { return std::string(slimTypeName(info.param)); });
+
+TEST(PieceStatistics, RefuseFloat64) {
+  for (const char* spec : {"tnqsgd(bits=3,stats=tensor)", "up=qsgd(bits=4); down=tnqsgd(bits=3,stats=previous)"})
+    forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int, slimComm_t comm) {
+      slimTensor_t tensor;
+      ASSERT_EQ(slimTensorCreate(&tensor, comm, spec, 0), slimSuccess) << slimGetLastError();
+      std::vector<double> x(100), y(100);
+      EXPECT_EQ(slimAllReduce(x.data(), y.data(), x.size(), slimFloat64, slimAvg, tensor, comm, nullptr),
+                slimInvalidUsage);
+      EXPECT_NE(std::string(slimGetLastError()).find("stats="), std::string::npos) << slimGetLastError();
+    });
+}
+
+// The kept means are in units of x, the tables are not.
+TEST(PieceStatistics, FollowARescale) {
+  std::vector<std::vector<float>> runs;
+  for (float unit : {1.0f, 0.25f})
+    forEachRank(2, makeConfig(slimAlgoTwoShot), [&](int rank, slimComm_t comm) {
+      slimTensor_t tensor;
+      ASSERT_EQ(slimTensorCreate(&tensor, comm, "tbqsgd(bits=3,stats=previous)", 0), slimSuccess) << slimGetLastError();
+      for (int k = 0; k < 4; k++) {
+        std::vector<float> x(5000);
+        for (size_t i = 0; i < x.size(); i++)
+          x[i] = std::ldexp(static_cast<float>((i * 7919 + (size_t)(k + rank) * 104729) % 1000) - 500, (int)(i % 9));
+        if (k == 2) {
+          ASSERT_EQ(slimTensorRescale(tensor, unit), slimSuccess);
+        }
+        for (float& v : x) v *= k < 2 ? 1 : unit;
+        ASSERT_EQ(slimAllReduce(x.data(), x.data(), x.size(), slimFloat32, slimAvg, tensor, comm, nullptr),
+                  slimSuccess);
+        if (rank == 0 && k == 2) runs.push_back(x);
+      }
+    });
+  ASSERT_EQ(2u, runs.size());
+  for (size_t i = 0; i < runs[0].size(); i++) ASSERT_EQ(runs[0][i] * 0.25f, runs[1][i]) << i;
+}
 
 TEST(Global, TopkGoesOneShot) {
   for (int ranks : rankCounts())

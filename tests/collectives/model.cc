@@ -223,6 +223,9 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       pass.s = at(s[r], sentAt(p, r) * slimMemoryBytes(&up, setup_.type));
       pass.v = at(v[r], sentAt(p, r) * real_);
       pass.lambda = at(common, p.at / unit * real_);
+      Kept& kept = kept_[std::make_tuple(false, r, p.first)];
+      pass.mean = &kept.mean;
+      pass.table = &kept.table;
       EXPECT_EQ(slimPassEncode(&pass, nullptr), slimSuccess) << slimLastMessage();
     }
     if (spread) {
@@ -281,6 +284,9 @@ std::vector<Bytes> Model::step(const std::vector<Bytes>& x, slimRedOp_t op) {
       pass.down = &compressor_->down;
       pass.e = !H.empty() ? at(H, p.at * real_) : at(e, p.at * slimMemoryBytes(&down, setup_.type));
       pass.payload = downlink.data();
+      Kept& kept = kept_[std::make_tuple(true, p.owner, p.first)];
+      pass.mean = &kept.mean;
+      pass.table = &kept.table;
       EXPECT_EQ(slimPassReduce(&pass, nullptr), slimSuccess) << slimLastMessage();
     }
     const double factor = op == slimSum ? ranks : 1;

@@ -4,6 +4,9 @@
 #ifndef SLIM_TESTS_COLLECTIVES_MODEL_H_
 #define SLIM_TESTS_COLLECTIVES_MODEL_H_
 
+#include <map>
+#include <tuple>
+
 #include "compress/compress.h"
 #include "tests/collectives/group.h"
 
@@ -51,6 +54,11 @@ class Model {
   std::vector<Piece> pieces() const;
   std::vector<Bytes> dense(const std::vector<Bytes>& reals, slimRedOp_t op, bool output, bool toH, bool toDown);
   size_t sentAt(const Piece& p, int rank) const;
+  // stats=previous: mean and table of what a rank sends of a piece.
+  struct Kept {
+    float mean, table;
+  };
+  std::map<std::tuple<bool, int, size_t>, Kept> kept_;
 
   Case setup_;
   slimCompressor* compressor_ = nullptr;

@@ -225,7 +225,8 @@ namespace {
 struct Place {
   Stamp stamp;
   int branch = 0;
-  float common = 0;  // lambda=shared: λ, if it is known
+  float common = 0;             // lambda=shared: λ, if it is known
+  const Kept* shape = nullptr;  // stats=tensor, stats=previous
 };
 
 bool isLeaf(const Node& node) {
@@ -350,22 +351,30 @@ const std::vector<float>& truncatedLevels(const Node& leaf, uint32_t table) {
   return levels;
 }
 
-// The table for a block whose values over g_min have the magnitudes `sizes`.
-uint32_t tableOf(const std::vector<float>& sizes, size_t nv) {
-  size_t count = 0;
+// Of magnitudes over g_min: how many are above 1, and the sum of their logarithms.
+struct Tail {
+  double count = 0, logs = 0;
+};
+Tail tailOf(const std::vector<float>& sizes) {
+  Tail tail;
   std::vector<float> logs(sizes.size());
   for (size_t i = 0; i < sizes.size(); i++) {
     if (!(sizes[i] > 1)) continue;
-    count++;
+    tail.count++;
     int k = std::ilogb(sizes[i]);
     float f = std::ldexp(sizes[i], -k) - 1.0f;
     float bend = f * (1.0f - f) * (0.421875f - 0.15625f * f);
     logs[i] = (static_cast<float>(k) + f) + bend;
   }
-  double sum = treeSum(logs), exponent = 64;
-  if (sum > 0) exponent = std::floor(16 * static_cast<double>(count) / (0.6931471805599453 * sum) + 0.5);
+  tail.logs = treeSum(logs);
+  return tail;
+}
+
+uint32_t tableOf(const Tail& tail, double nv) {
+  double exponent = 64;
+  if (tail.logs > 0) exponent = std::floor(16 * tail.count / (0.6931471805599453 * tail.logs) + 0.5);
   uint32_t e = static_cast<uint32_t>(std::min(std::max(exponent, 33.0), 64.0)) - 33, m = 0;
-  double share = static_cast<double>(count) / static_cast<double>(nv);
+  double share = tail.count / nv;
   for (int i = -9; i >= -21; i -= 2) m += share * share * share * share < std::ldexp(1.0, i);
   return 32 * m + e;
 }
@@ -446,6 +455,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
   for (float x : v) largest = std::max(largest, magnitude(x));
   bool fixedLambda = leaf.kind == Kind::kOnebit && leaf.dither && leaf.lambda == Node::kFixed;
   int e = fixedLambda ? 0 : exponentOf(v);  // p = 1
+  if (place.shape) e = exponentOf(std::vector<float>{place.shape->mean});
   float p = std::ldexp(1.0f, -e);
   std::vector<float> w(v.size());
   for (size_t i = 0; i < v.size(); i++) w[i] = v[i] * p;
@@ -464,7 +474,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
     return block;
   }
 
-  if (largest == 0) {  // stored scale 0, codes of zero
+  if (largest == 0 || (place.shape && place.shape->mean == 0)) {  // stored scale 0, codes of zero
     for (size_t i = 0; i < v.size(); i++) {
       if (leaf.kind == Kind::kQsgd || leaf.kind == Kind::kPowers) codes[i] = leaf.levels;
       if (leaf.kind == Kind::kFp8) codes[i] = toFp8(v[i], leaf.e5m2);  // −0 stays −0
@@ -543,14 +553,15 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       q[i] = decodeElement(leaf, 1, 0, codes[i], 0);
     }
   } else if (leaf.kind == Kind::kTruncated) {
-    stored = treeSum(sizes) / static_cast<float>(nv);
+    stored = place.shape ? place.shape->mean * p : treeSum(sizes) / static_cast<float>(nv);
     if (leaf.powerlaw) stored = 2.0f * stored;
     float r = 1.0f / stored;
-    if (leaf.powerlaw) {
+    if (leaf.powerlaw && !place.shape) {
       std::vector<float> over(v.size());
       for (size_t i = 0; i < v.size(); i++) over[i] = std::fabs(w[i] * r);
-      block.table = tableOf(over, nv);
+      block.table = tableOf(tailOf(over), static_cast<double>(nv));
     }
+    if (place.shape) block.table = place.shape->table;
     const std::vector<float>& levels = truncatedLevels(leaf, block.table);
     size_t h = levels.size();
     largestDecodable = levels.back();
@@ -1082,10 +1093,47 @@ struct Sent {
   Decoded<Real> decoded;
 };
 
+// The statistics of a piece (§5), whose tail is counted with what is in use; false: no unit counts.
+template <typename Real>
+bool gather(const Node& tree, const std::vector<Real>& u, const std::vector<uint8_t>* lost, const Kept& use,
+            Kept* out) {
+  double columns[2][128] = {}, count = 0, nv = 0;
+  for (size_t start = 0, index = 0; start < u.size(); start += tree.block, index++) {
+    std::vector<float> v(tree.block, 0.0f), sizes(tree.block);
+    size_t valid = std::min(tree.block, u.size() - start);
+    bool counts = true;
+    for (size_t i = 0; i < valid; i++) {
+      v[i] = static_cast<float>(u[start + i]);
+      if (!std::isfinite(v[i]) || (lost && (*lost)[start + i])) counts = false;
+    }
+    if (!counts) continue;
+    int e = exponentOf(v);
+    for (size_t i = 0; i < tree.block; i++) sizes[i] = std::fabs(v[i] * std::ldexp(1.0f, -e));
+    columns[0][index % 128] += static_cast<double>(treeSum(sizes)) * std::ldexp(1.0, e);
+    nv += static_cast<double>(valid);
+    if (!tree.powerlaw || use.mean == 0) continue;
+    float p = std::ldexp(1.0f, -exponentOf(std::vector<float>{use.mean})), r = 1.0f / (2.0f * (use.mean * p));
+    for (size_t i = 0; i < tree.block; i++) sizes[i] = std::fabs(v[i] * p * r);
+    Tail tail = tailOf(sizes);
+    count += tail.count;
+    columns[1][index % 128] += tail.logs;
+  }
+  if (nv == 0) return false;
+  for (size_t w = 64; w >= 1; w /= 2) {
+    for (size_t j = 0; j < w; j++) {
+      columns[0][j] += columns[0][j + w];
+      columns[1][j] += columns[1][j + w];
+    }
+  }
+  out->mean = static_cast<float>(columns[0][0] / nv);
+  out->table = tree.powerlaw ? tableOf({count, columns[1][0]}, nv) : 0;
+  return true;
+}
+
 template <typename Real>
 Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x,
                 const std::vector<Real>& u, uint64_t first, const std::vector<uint8_t>* lost,
-                const std::vector<Real>* common) {
+                const std::vector<Real>* common, Kept* kept) {
   const Node& tree = direction.tree;
   bool never = neverFlags(direction, type);
   uint64_t n = x.size();
@@ -1098,6 +1146,17 @@ Sent<Real> send(const Direction& direction, const Stamp& stamp, Type type, const
   std::vector<Bytes> sections(layout.sectionAt.size());
   Place place;
   place.stamp = stamp;
+  Kept shape;
+  if (tree.stats != Node::kBlock) {
+    place.shape = &shape;
+    if (tree.stats == Node::kPrevious && kept) shape = *kept;
+    if (shape.mean == 0) {
+      shape = Kept();
+      gather(tree, u, lost, shape, &shape);
+      gather(tree, u, lost, Kept(shape), &shape);
+    }
+    if (tree.stats == Node::kPrevious && kept) gather(tree, u, lost, shape, kept);
+  }
   for (size_t index = 0; index < layout.units; index++) {
     size_t start = index * layout.unit, nv = std::min<size_t>(layout.unit, n - start);
     bool flagged = false;
@@ -1169,7 +1228,7 @@ float roundMemory(float value, uint32_t d) {
 template <typename Real>
 Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
                  std::vector<Real>* s, std::vector<Real>* v, bool firstStep, bool updateState,
-                 const std::vector<uint8_t>* lost, const std::vector<Real>* common = nullptr) {
+                 const std::vector<uint8_t>* lost, const std::vector<Real>* common, Kept* kept) {
   const Feedback& f = direction.feedback;
   Real sigma = static_cast<Real>(f.sigma), a = static_cast<Real>(f.a), b = static_cast<Real>(f.b),
        c = static_cast<Real>(f.c), eta = static_cast<Real>(f.momentum);
@@ -1182,7 +1241,7 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
     }
     u[i] = s && sigma != 0 ? base + sigma * (*s)[i] : base;
   }
-  Sent<Real> sent = send(direction, stamp, type, x, u, first, lost, common);
+  Sent<Real> sent = send(direction, stamp, type, x, u, first, lost, common, kept);
   for (size_t i = 0; i < x.size(); i++) {
     if (sent.decoded.flagged[i]) continue;
     if (v) (*v)[i] = averaged[i];
@@ -1197,8 +1256,8 @@ Bytes encodeWith(const Direction& direction, const Stamp& stamp, Type type, cons
 
 template <typename Real>
 Bytes encode(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
-             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common) {
-  return encodeWith<Real>(direction, stamp, type, x, first, s, v, firstStep, true, nullptr, common);
+             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common, Kept* kept) {
+  return encodeWith<Real>(direction, stamp, type, x, first, s, v, firstStep, true, nullptr, common, kept);
 }
 
 template <typename Real>
@@ -1337,7 +1396,8 @@ Reduced<Real> reduceSigns(const Node& tree, const Stamp& stamp, Type type, uint6
 template <typename Real>
 Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
                      const std::vector<const uint8_t*>& payloads, double weight, std::vector<Real>* h,
-                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common) {
+                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common,
+                     Kept* kept) {
   if (common)
     return reduceSigns<Real>(up.tree, stamp, type, n, first, payloads, weight, down != nullptr, factor, common);
   std::vector<Real> sum(n, Real(0)), out(n);
@@ -1378,8 +1438,8 @@ Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_
     Stamp owner = stamp;
     owner.down = true;
     // Shifts H are updated by decode, on every rank.
-    result.payload =
-        encodeWith<Real>(*down, owner, type, out, first, e, nullptr, false, !down->feedback.shifts, &flagged);
+    result.payload = encodeWith<Real>(*down, owner, type, out, first, e, nullptr, false, !down->feedback.shifts,
+                                      &flagged, nullptr, kept);
     return result;
   }
   result.y.resize(n * typeBytes(type));
@@ -1414,12 +1474,12 @@ Bytes decode(const Direction& direction, const Stamp& stamp, Type type, uint64_t
   template std::vector<Real> toReal<Real>(Type, const uint8_t*, size_t);                                          \
   template void fromReal<Real>(Type, Real, uint8_t*);                                                             \
   template Bytes encode<Real>(const Direction&, const Stamp&, Type, const std::vector<Real>&, uint64_t,           \
-                              std::vector<Real>*, std::vector<Real>*, bool, const std::vector<Real>*);            \
+                              std::vector<Real>*, std::vector<Real>*, bool, const std::vector<Real>*, Kept*);     \
   template Decoded<Real> decodePayload<Real>(const Node&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*, \
                                              const std::vector<Real>*);                                           \
   template Reduced<Real> reduce<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t,                   \
                                       const std::vector<const uint8_t*>&, double, std::vector<Real>*,             \
-                                      const Direction*, std::vector<Real>*, double, std::vector<Real>*);          \
+                                      const Direction*, std::vector<Real>*, double, std::vector<Real>*, Kept*);   \
   template Bytes decode<Real>(const Direction&, const Stamp&, Type, uint64_t, uint64_t, const uint8_t*,           \
                               std::vector<Real>*, double, std::vector<Real>*);
 INSTANTIATE(float)
@@ -1541,6 +1601,8 @@ Node build(const Ast& ast, bool contractive, bool nearestByDefault, bool unbiase
     } else if (arg.key == "levels") {
       node.levels = static_cast<uint32_t>(number);
       node.bits = log2Of(2 * node.levels + 1);
+    } else if (arg.key == "stats") {
+      node.stats = value == "tensor" ? Node::kTensor : value == "previous" ? Node::kPrevious : Node::kBlock;
     } else if (arg.key == "model") {
       node.powerlaw = value == "powerlaw";
     } else if (arg.key == "workers") {

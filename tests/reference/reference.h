@@ -44,22 +44,23 @@ struct Node {
   float signScale = 1;  // sign
   bool dither = false;  // onebit
   enum { kF, kInf, kFixed, kShared } lambda = kF;
-  float f = 1.5f, lambdaValue = 0;        // onebit with dither
-  double delta = 0;                       // onebit with dither: gives f, if not 0
-  bool unbiasedScale = false;             // onebit without dither
-  uint32_t levels = 1, bits = 2;          // qsgd, powers: L and b; ternary is L = 1
-  bool norm2 = false, nearest = false;    // qsgd
-  bool biscaled = false;                  // truncated: tbqsgd; with bits
-  bool nonuniform = false;                // truncated: tnqsgd; neither: tqsgd
-  bool powerlaw = false;                  // truncated
-  double workers = 1;                     // truncated
-  double ratio = 0;                       // selectors: ratio, or
-  uint64_t k = 0;                         //   k if it is not 0
-  double chance = 1;                      //   k below 1: that the one value is sent
-  Scope scope = Scope::kBlock;            // selectors
-  bool shared = false, unbiased = false;  // randk
-  bool fixedSigns = false;                // rotate
-  std::vector<Node> children;             // induced: C, Q; selectors and rotate: the inner node
+  float f = 1.5f, lambdaValue = 0;                     // onebit with dither
+  double delta = 0;                                    // onebit with dither: gives f, if not 0
+  bool unbiasedScale = false;                          // onebit without dither
+  uint32_t levels = 1, bits = 2;                       // qsgd, powers: L and b; ternary is L = 1
+  bool norm2 = false, nearest = false;                 // qsgd
+  bool biscaled = false;                               // truncated: tbqsgd; with bits
+  bool nonuniform = false;                             // truncated: tnqsgd; neither: tqsgd
+  bool powerlaw = false;                               // truncated
+  double workers = 1;                                  // truncated
+  enum { kBlock, kTensor, kPrevious } stats = kBlock;  // truncated
+  double ratio = 0;                                    // selectors: ratio, or
+  uint64_t k = 0;                                      //   k if it is not 0
+  double chance = 1;                                   //   k below 1: that the one value is sent
+  Scope scope = Scope::kBlock;                         // selectors
+  bool shared = false, unbiased = false;               // randk
+  bool fixedSigns = false;                             // rotate
+  std::vector<Node> children;                          // induced: C, Q; selectors and rotate: the inner node
 };
 
 // One row of the feedback table: u = x + sigma·s; s ← (a·s + b·x) + c·û; out = h + nu·m; h ← h + lambda·m.
@@ -99,13 +100,20 @@ struct Decoded {
   std::vector<uint8_t> flagged;  // an element of a flagged unit
 };
 
+// What stats=previous keeps of a piece: G and the table.
+struct Kept {
+  float mean = 0;
+  uint32_t table = 0;
+};
+
 // common, here and below: lambda=shared's Λ, a real a unit; encode and decodePayload read it, decode and a reduce to y
 // move it on.
 
-// s and v may be null; they are updated. Momentum: v ← x in the step named first.
+// s, v and kept may be null; they are updated. Momentum: v ← x in the step named first.
 template <typename Real>
 Bytes encode(const Direction& direction, const Stamp& stamp, Type type, const std::vector<Real>& x, uint64_t first,
-             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common = nullptr);
+             std::vector<Real>* s, std::vector<Real>* v, bool firstStep, const std::vector<Real>* common = nullptr,
+             Kept* kept = nullptr);
 
 template <typename Real>
 Decoded<Real> decodePayload(const Node& tree, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
@@ -120,7 +128,8 @@ struct Reduced {
 template <typename Real>
 Reduced<Real> reduce(const Direction& up, const Stamp& stamp, Type type, uint64_t n, uint64_t first,
                      const std::vector<const uint8_t*>& payloads, double weight, std::vector<Real>* h,
-                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common = nullptr);
+                     const Direction* down, std::vector<Real>* e, double factor, std::vector<Real>* common = nullptr,
+                     Kept* kept = nullptr);
 
 // y = factor·(H + nu·û), H ← H + lambda·û; without H: y = factor·û. Answers y as elements of type.
 template <typename Real>

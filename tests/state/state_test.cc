@@ -53,6 +53,8 @@ const Slot kSlots[] = {
     {"fo(lambda=shared)", slimFloat32, 'a'},
     {"fo(lambda=shared)", slimFloat64, 'a'},
     {"ef(onebit,memory=bf16)", slimFloat32, 'a'},
+    {"tnqsgd(bits=3,stats=previous)", slimFloat32, 'a'},
+    {"ef(tbqsgd(bits=3,stats=previous))", slimFloat16, 's'},
 };
 
 // Runs steps [from, to) of all slots; appends rank's outputs.
