@@ -572,3 +572,10 @@ HIDDEN void __ubsan_handle_out_of_bounds(const Place* place, uintptr_t index) {
         (ssize_t)index, place->file, place->line);
   stop();
 }
+// Their names in a build that does not recover from such errors.
+HIDDEN void __ubsan_handle_type_mismatch_v1_abort(const Place* place, uintptr_t p) {
+  __ubsan_handle_type_mismatch_v1(place, p);
+}
+HIDDEN void __ubsan_handle_out_of_bounds_abort(const Place* place, uintptr_t index) {
+  __ubsan_handle_out_of_bounds(place, index);
+}

@@ -4,7 +4,6 @@ COPTS = [
     "-fno-sanitize=all",
     "-fsanitize=thread",
     "-fsanitize=alignment,bounds",
-    "-fsanitize-recover=alignment,bounds",
     "--param=tsan-instrument-func-entry-exit=0",
     "-include",
     "tests/simgpu/device.h",
