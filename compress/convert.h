@@ -14,7 +14,7 @@ enum { SLIM_NAN_HALF = 0x7e00, SLIM_NAN_BF16 = 0x7fc0 };
 SLIM_FN uint16_t slimToBf16(float x) {
   uint32_t b = slimBits(x);
   uint32_t r = (b + 0x7fff + (b >> 16 & 1)) >> 16;
-  return (uint16_t)((b & 0x7fffffffu) > SLIM_INF_BITS ? SLIM_NAN_BF16 : r);
+  return (uint16_t)((b & 0x7fffffffu) > SLIM_INF_BITS ? (uint32_t)SLIM_NAN_BF16 : r);
 }
 SLIM_FN float slimFromBf16(uint16_t h) { return slimFloat((uint32_t)h << 16); }
 
@@ -25,7 +25,7 @@ SLIM_FN uint16_t slimToHalf(float x) {
   uint32_t high = (a - 0x38000000u + 0xfff + (a >> 13 & 1)) >> 13;
   uint32_t h = a < 0x38800000u ? low : high;
   h = a >= 0x477ff000u ? 0x7c00 : h;
-  h = a > SLIM_INF_BITS ? SLIM_NAN_HALF : h;
+  h = a > SLIM_INF_BITS ? (uint32_t)SLIM_NAN_HALF : h;
   return (uint16_t)(a > SLIM_INF_BITS ? h : (h | sign));
 }
 SLIM_FN float slimFromHalf(uint16_t h) {

@@ -116,7 +116,8 @@ SLIM_FN uint64_t slimSelectorCount(const slimNode* node, uint64_t nv) {
   return k < nv ? k : nv;
 }
 
-SLIM_FN uint64_t slimRoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+/* multiple: a power of two. */
+SLIM_FN uint64_t slimRoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) & ~(multiple - 1); }
 /* Elements that a block of n values occupies in scratch: whole rows of the reduction tree. */
 SLIM_FN uint32_t slimPadded(uint32_t n) { return n <= 64 ? 64 : (uint32_t)slimRoundUp(n, 128); }
 

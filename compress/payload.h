@@ -13,6 +13,9 @@ typedef struct {
   size_t bytes;
 } slimLayout;
 
+/* The flag byte of a piece under a selector of scope chunk or global: flagged, or (k below 1) with nothing to say. */
+enum { slimPieceLost = 1, slimPieceSendsNothing = 2 };
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -22,7 +25,7 @@ slimLayout slimLayoutOf(const slimTree* tree, slimDataType_t type, uint64_t n);
 #endif
 
 /* Bytes of a section in a partial unit of nv values. */
-static inline size_t slimSectionBytes(slimSection section, uint32_t unit, uint32_t nv) {
+SLIM_FN size_t slimSectionBytes(slimSection section, uint32_t unit, uint32_t nv) {
   return section.bits && nv < unit ? ((size_t)nv * section.bits + 7) / 8 : section.bytes;
 }
 

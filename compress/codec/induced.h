@@ -19,9 +19,13 @@ static inline const char* slimSetup_induced(slimNode* node, const slimOptionValu
 
 /* What C's decoded message leaves over, in its place. */
 SLIM_FN void slimLeave(const slimBlock* b, const float* restrict v, float* restrict rest) {
+  slimSync();
   SLIM_EACH(i, b->size) rest[i] = i < b->nv ? v[i] - rest[i] : 0;
 }
-SLIM_FN void slimAdd(uint32_t n, const float* restrict q, float* restrict out) { SLIM_EACH(i, n) out[i] += q[i]; }
+SLIM_FN void slimAdd(uint32_t n, const float* restrict q, float* restrict out) {
+  slimSync();
+  SLIM_EACH(i, n) out[i] += q[i];
+}
 
 #ifdef SLIM_ISA /* the CPU kernels */
 

@@ -165,7 +165,7 @@ SLIM_FN slimSelected slimSelectedOf(const slimNode* node, const slimBlock* b) {
   s.block.size = slimPadded(node->k);
   s.block.nv = s.taken;
   s.block.maxBits = 0;
-  s.block.first = b->first / node->block * slimRoundUp(node->k, 8);
+  s.block.first = (b->first >> slimLog2(node->block)) * slimRoundUp(node->k, 8);
   s.sections = (uint8_t*)(s.values + s.block.size);
   uint32_t bytes = 0;
   for (uint32_t i = 0; i < inner->allSections; i++) bytes += (uint32_t)slimRoundUp(inner->section[i].bytes, 64);
@@ -181,31 +181,31 @@ SLIM_FN void slimSelectedSections(const slimNode* node, const slimSelected* s, u
   }
 }
 
-SLIM_FN void slimRandkIndices(const slimNode* node, const slimBlock* b, const slimSelected* s) {
+/* The indices of the k largest keys, which are drawn for randk; v: topk's values. */
+SLIM_FN void slimFindIndices(const slimNode* node, const slimBlock* b, const float* restrict v, const slimSelected* s) {
   int32_t* keys = (int32_t*)(void*)s->values;
-  slimDrawWords(b->draw, slimDrawIndex, node->branch, node->shared, b->first, b->size, 1, (uint32_t*)keys);
-  SLIM_EACH(i, b->size) keys[i] = i < b->nv ? slimRandkKey((uint32_t)keys[i]) : INT32_MIN;
+  if (node->op == slimOp_randk) {
+    slimDrawWords(b->draw, slimDrawIndex, node->branch, node->shared, b->first, b->size, 1, (uint32_t*)keys);
+    SLIM_EACH(i, b->size) keys[i] = slimRandkKey((uint32_t)keys[i]);
+  } else {
+    slimTopkKeys(keys, v, b->size);
+  }
+  slimSync();
+  SLIM_EACH(i, b->size - b->nv) keys[b->nv + i] = INT32_MIN;
   slimSelectLargest(s->index, keys, b->size, s->taken, (float*)keys + b->size);
 }
 /* topk's go into its first section, too. */
 SLIM_FN void slimEncodeIndices(const slimNode* node, const slimBlock* b, const float* restrict v, const slimSelected* s,
                                uint8_t* const* sec) {
-  if (node->op == slimOp_randk) {
-    slimRandkIndices(node, b, s);
-    return;
-  }
-  int32_t* keys = (int32_t*)(void*)s->values;
-  slimTopkKeys(keys, v, b->size);
-  slimSync();
-  SLIM_EACH(i, b->size - b->nv) keys[b->nv + i] = INT32_MIN;
-  slimSelectLargest(s->index, keys, b->size, s->taken, (float*)keys + b->size);
+  slimFindIndices(node, b, v, s);
+  if (node->op == slimOp_randk) return;
   slimZero(s->index + s->taken, 2 * (node->k - s->taken));
   slimZero(sec[0], node->section[0].bytes);
   slimPackWide(sec[0], s->index, node->k, node->bits);
 }
 SLIM_FN void slimDecodeIndices(const slimNode* node, const slimBlock* b, const slimSelected* s, uint8_t* const* sec) {
   if (node->op == slimOp_randk)
-    slimRandkIndices(node, b, s);
+    slimFindIndices(node, b, NULL, s);
   else
     slimUnpackWide(s->index, sec[0], node->k, node->bits);
 }
@@ -221,6 +221,7 @@ SLIM_FN void slimScatter(const slimBlock* b, const slimSelected* s, float* restr
   slimZero(out, 4 * b->size);
   slimSync();
   SLIM_EACH(i, s->taken) out[s->index[i] & (b->size - 1)] = s->values[i];
+  slimSync();
 }
 /* The inner codec's sections, behind the selector's own ones. */
 SLIM_FN void slimCutSections(const slimNode* node, uint8_t* const* sec, uint8_t* const* temp) {

@@ -239,13 +239,14 @@ SLIM_FN slimPartial slimGatherTruncated(const slimNode* node, const slimBlock* b
 }
 
 SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
-  const uint32_t size = b->size, bits = node->bits, last = node->sections - 1;
+  const uint32_t size = b->size, bits = node->bits;
+  uint8_t* const packed = node->powerlaw ? sec[2] : sec[1];
   const slimNormal normal = slimNormalise(b->shape ? slimBits(b->shape->mean) : b->maxBits);
   const float p = normal.p;
   SLIM_ASSUME_BLOCK(size);
   if (!b->maxBits || (b->shape && !(b->shape->mean > 0))) {
     if (node->powerlaw) slimStoreByte(sec[1], 0);
-    slimZero(sec[last], size * bits / 8);
+    slimZero(packed, size * bits / 8);
     return slimStoreScale(sec[0], 0, normal, 1);
   }
   float gamma;
@@ -289,13 +290,13 @@ SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const f
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;
   }
-  slimPack(sec[last], codes, size, bits);
+  slimPack(packed, codes, size, bits);
   return slimStoreScale(sec[0], scale, normal, table[1u << (bits - 1)]);
 }
 SLIM_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
   const float* table = slimTables(node) + (node->powerlaw ? *sec[1] * slimTableStride(node) : 0);
-  slimUnpack(codes, sec[node->sections - 1], b->size, node->bits);
+  slimUnpack(codes, node->powerlaw ? sec[2] : sec[1], b->size, node->bits);
   slimTruncatedValues(out, codes, b->size, table, slimLoadFloat(sec[0]), node->bits);
 }
 SLIM_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {

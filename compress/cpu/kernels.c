@@ -131,8 +131,6 @@ static void slimFlagUnit(const slimTree* tree, const slimLayout* layout, uint8_t
     memset(payload + layout->section[i] + unit * tree->section[i].bytes, 0,
            slimSectionBytes(tree->section[i], tree->unit, nv));
 }
-/* A piece-wide selector's flags. */
-enum { slimPieceLost = 1, slimPieceSendsNothing = 2 };
 static void slimFlagPiece(const slimLayout* layout, uint8_t* payload, uint8_t flag) {
   memset(payload + layout->flags, 0, layout->bytes - layout->flags);
   payload[layout->flags] = flag;

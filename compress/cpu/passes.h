@@ -550,7 +550,10 @@ static void SLIM_NAME(pieceUpdate)(const slimEncodePass* p, uint64_t off, uint32
   }
   for (uint32_t i = 0; i < nv; i++) s[i] = (a * s[i] + b * x[i]) + c * sent[i];
   if (f->bf16) SLIM_NAME(storeMemory)(kept, s, nv, draw, p->first + off, scratch);
-  if (ss) *ss += SLIM_NAME(square)(s, nv / RLANES * RLANES);
+  if (!ss) return;
+  const uint32_t whole = (uint32_t)(nv / RLANES * RLANES);
+  *ss += SLIM_NAME(square)(s, whole);
+  for (uint32_t i = whole; i < nv; i++) *ss += (double)(s[i] * s[i]);
 }
 
 typedef struct {

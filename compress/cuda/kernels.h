@@ -31,8 +31,9 @@ typedef struct {
   slimStamp stamp;
   uint64_t n, first, cut, stride, scratchFloats;
   uint32_t pieces;
-  int32_t type;  /* slimDataType_t */
-  int32_t keeps; /* s is read, not written (a downlink with shifts) */
+  int32_t type;   /* slimDataType_t */
+  int32_t keeps;  /* s is read, not written (a downlink with shifts) */
+  int32_t marked; /* x is what a reduce of this tree's unit put out: where it is the canonical NaN, so is the unit */
 } slimEncodeArgs;
 
 /* reduce: payloads (at payloads + r·stride, of ranks 0 … ranks − 1) of one piece → mean → (h) → payload' or y. down: a
@@ -86,14 +87,14 @@ typedef struct {
  * SLIM_SELECT_ROUNDS times select_count and select_narrow, then select_tally, select_scan, select_take, select_encode,
  * select_update. Decode, reduce and cancel: per payload select_start … select_take (randk only; keys alone: x is NULL),
  * select_decode; then decode_select, reduce_select. */
-enum { SLIM_SELECT_ROUNDS = 3, SLIM_SELECT_BINS = 2048 };
+enum { SLIM_SELECT_ROUNDS = 4, SLIM_SELECT_BINS = 2048 };
 typedef struct {
-  uint64_t need;     /* keys still to be found in the range */
-  uint64_t most;     /* largest bits of |u|, as double's or float's */
-  uint32_t low;      /* smallest key of the range */
-  uint32_t shift;    /* the range is low … low + 2^shift − 1 */
-  uint32_t flagged;  /* the piece holds NaN or Inf */
-  uint32_t reserved; /* zero */
+  uint64_t need;    /* keys still to be found in the range */
+  uint64_t most;    /* largest bits of |u|, as double's or float's */
+  uint32_t low;     /* smallest key of the range */
+  uint32_t shift;   /* the range is low … low + 2^shift − 1; 64: no keys yet, only `most` (fp64 needs it first) */
+  uint32_t flagged; /* the piece holds NaN or Inf */
+  uint32_t sends;   /* 0: nothing is sent (k below 1) */
   uint32_t count[SLIM_SELECT_BINS];
 } slimSelectState;
 typedef struct {
@@ -138,8 +139,8 @@ typedef struct {
 
 /* ---- The list ------------------------------------------------------------------------------------------------- */
 
-/* What a unit goes through decides which kernel takes it: a codec by itself (ternary is qsgd's, tqsgd tnqsgd's), one
- * below rotate, a selector of scope block, any other tree; and fp64 tensors, whatever their tree. */
+/* What a unit goes through decides which kernel takes it: a codec by itself (ternary is qsgd's; tqsgd and tbqsgd are
+ * tnqsgd's), or any other tree; and fp64 tensors, whatever their tree. */
 #define SLIM_SHAPES(X, pass, args) \
   X(pass##_fp32, args)             \
   X(pass##_fp16, args)             \
@@ -150,8 +151,6 @@ typedef struct {
   X(pass##_qsgd, args)             \
   X(pass##_natural, args)          \
   X(pass##_tnqsgd, args)           \
-  X(pass##_rotate, args)           \
-  X(pass##_choose, args)           \
   X(pass##_tree, args)             \
   X(pass##_wide, args)
 #define SLIM_DEVICE_KERNELS(X)           \
@@ -206,6 +205,9 @@ typedef struct {
  * dynamic shared memory that a thread block may have. */
 slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slimTree* down, slimDataType_t type,
                         uint64_t n, uint32_t sharedLimit);
+/* False: there are no kernels for it yet: its tree's nodes are nested in another way than [rotate] [induced] [rotate]
+ * [topk, randk] codec, or it has lambda=shared, memory=bf16, stats=tensor or stats=previous. */
+bool slimDeviceRuns(const slimDirection* direction);
 /* reduce_… can write the downlink's payload by itself; else it writes reals (type fp32 or fp64, factor 1), and an
  * encode takes those. */
 bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type);

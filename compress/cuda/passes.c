@@ -115,7 +115,9 @@ static slimResult_t openSelected(const slimCudaQueue* q, const slimDirection* di
 
 /* ---- Passes ----------------------------------------------------------------------------------------------------- */
 
-static slimResult_t encodeAt(const slimCudaQueue* q, const slimEncodePass* p, const slimSplit* split, size_t used) {
+/* marked: slimEncodeArgs. */
+static slimResult_t encodeAt(const slimCudaQueue* q, const slimEncodePass* p, const slimSplit* split, size_t used,
+                             bool marked) {
   const slimTree* tree = p->direction->tree;
   if (slimSelector(tree)) {
     for (int i = 0; i < split->pieces; i++) {
@@ -149,12 +151,13 @@ static slimResult_t encodeAt(const slimCudaQueue* q, const slimEncodePass* p, co
                                .stride = split->stride,
                                .scratchFloats = launch.scratchFloats,
                                .pieces = (uint32_t)split->pieces,
-                               .type = (int32_t)p->type};
+                               .type = (int32_t)p->type,
+                               .marked = marked};
   return run(q, &launch, &args, used);
 }
 
 slimResult_t slimCudaEncode(const slimCudaQueue* q, const slimEncodePass* p, const slimSplit* split) {
-  return encodeAt(q, p, split, 0);
+  return encodeAt(q, p, split, 0, false);
 }
 
 static slimResult_t reduceAt(const slimCudaQueue* q, const slimReducePass* p, size_t stride, size_t used) {
@@ -228,7 +231,8 @@ slimResult_t slimCudaReduce(const slimCudaQueue* q, const slimReducePass* p, siz
                                  .s = p->e,
                                  .payload = p->payload,
                                  .stats = p->stats};
-  return encodeAt(q, &encode, &(slimSplit){1, slimTreeUnit(down.tree), 0}, used);
+  const bool marked = !slimSelector(p->up->tree) && p->up->tree->unit == down.tree->unit;
+  return encodeAt(q, &encode, &(slimSplit){1, slimTreeUnit(down.tree), 0}, used, marked);
 }
 
 static slimResult_t decodeAt(const slimCudaQueue* q, const slimDecodePass* p, const slimSplit* split, const void* x,

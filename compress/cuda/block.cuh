@@ -1,0 +1,382 @@
+/* compress/block.h for a thread block that shares a unit. Element i of an array belongs to thread i mod slimThreads()
+ * (SLIM_EACH), so a loop may read what another loop over the same elements wrote; whatever goes from thread to thread
+ * passes a slimSync. Functions that read an array in another order start with one, those that write one so end with
+ * one. All threads come by, with the same arguments. Vectors have one lane. */
+#ifndef SLIM_COMPRESS_CUDA_BLOCK_CUH_
+#define SLIM_COMPRESS_CUDA_BLOCK_CUH_
+
+#ifdef __CUDACC__
+#define SLIM_UNROLL _Pragma("unroll")
+#else
+#define SLIM_UNROLL
+#endif
+
+SLIM_FN uint32_t slimThread(void) { return threadIdx.x; }
+SLIM_FN uint32_t slimThreads(void) { return blockDim.x; }
+SLIM_FN void slimSync(void) { __syncthreads(); }
+SLIM_FN uint32_t slimLog2(uint32_t powerOfTwo) { return 31u - (uint32_t)__clz((int)powerOfTwo); }
+
+#define SLIM_EACH(i, n) for (uint32_t i = slimThread(); i < (n); i += slimThreads())
+#define SLIM_EACH_VECTOR(i, n) SLIM_EACH(i, n)
+#define SLIM_EACH_WORD(i, n) for (uint32_t i = slimThread() & ~31u; i < (n); i += slimThreads())
+#define SLIM_EACH_LANES(j) for (uint32_t j = slimThread() & 31, slimOnce_ = 1; slimOnce_; slimOnce_ = 0)
+
+/* ---- Vectors of one lane ---------------------------------------------------------------------------------------- */
+
+#define SLIM_LANES 1
+typedef float slimVector;
+typedef uint32_t slimBitsVector;
+typedef int32_t slimSignedVector;
+SLIM_FN slimVector slimLoad(const float* v, uint32_t i) { return v[i]; }
+SLIM_FN void slimStore(float* v, uint32_t i, slimVector x) { v[i] = x; }
+SLIM_FN slimVector slimAbs(slimVector x) { return slimFloat(slimBits(x) & 0x7fffffffu); }
+SLIM_FN slimVector slimAsVector(slimBitsVector x) { return slimFloat(x); }
+SLIM_FN slimBitsVector slimAllBits(uint32_t x) { return x; }
+SLIM_FN slimVector slimFlipped(slimVector x, slimBitsVector signs) { return slimFloat(slimBits(x) ^ signs); }
+SLIM_FN slimBitsVector slimSignsOf(uint32_t stream, uint32_t j) { return stream << (31 - j) & 0x80000000u; }
+SLIM_FN uint32_t slimStreamAt(const void* stream, uint32_t i) { return ((const uint32_t*)stream)[i / 32]; }
+SLIM_FN slimSignedVector slimBytesAt(const void* codes, uint32_t i) { return ((const uint8_t*)codes)[i]; }
+SLIM_FN slimSignedVector slimHalvesAt(const void* codes, uint32_t i) { return ((const uint16_t*)codes)[i]; }
+SLIM_FN slimVector slimToFloats(slimSignedVector x) { return (float)x; }
+
+/* ---- Atomics: the only ones there are -----------------------------------------------------------------------------
+ */
+
+SLIM_FN void slimAtomicAdd(uint32_t* at, uint32_t x) { atomicAdd((unsigned*)at, x); }
+SLIM_FN void slimAtomicAnd(uint32_t* at, uint32_t x) { atomicAnd((unsigned*)at, x); }
+SLIM_FN void slimAtomicOr(uint32_t* at, uint32_t x) { atomicOr((unsigned*)at, x); }
+SLIM_FN void slimAtomicMax(uint64_t* at, uint64_t x) { atomicMax((unsigned long long*)at, (unsigned long long)x); }
+SLIM_FN void slimAtomicCount(uint64_t* at, uint64_t x) { atomicAdd((unsigned long long*)at, (unsigned long long)x); }
+SLIM_FN void slimAtomicSum(double* at, double x) { atomicAdd(at, x); }
+
+/* ---- Copies ----------------------------------------------------------------------------------------------------- */
+
+SLIM_FN bool slimIsAligned(const void* a, const void* b, uint32_t bytes, uint32_t to) {
+  return (((uint32_t)(uintptr_t)a | (uint32_t)(uintptr_t)b | bytes) & (to - 1)) == 0;
+}
+/* From or to other memory, 16 bytes at a time where all is aligned. */
+SLIM_FN void slimCopy(void* restrict to, const void* restrict from, uint32_t bytes) {
+  slimSync();
+  if (slimIsAligned(to, from, bytes, 16))
+    SLIM_EACH(i, bytes / 16)((uint4*)to)[i] = ((const uint4*)from)[i];
+  else if (slimIsAligned(to, from, bytes, 4))
+    SLIM_EACH(i, bytes / 4)((uint32_t*)to)[i] = ((const uint32_t*)from)[i];
+  else
+    SLIM_EACH(i, bytes)((uint8_t*)to)[i] = ((const uint8_t*)from)[i];
+  slimSync();
+}
+SLIM_FN void slimZero(void* to, uint32_t bytes) {
+  slimSync();
+  if (slimIsAligned(to, to, bytes, 4))
+    SLIM_EACH(i, bytes / 4)((uint32_t*)to)[i] = 0;
+  else
+    SLIM_EACH(i, bytes)((uint8_t*)to)[i] = 0;
+  slimSync();
+}
+SLIM_FN void slimStoreByte(uint8_t* out, uint8_t x) {
+  if (slimThread() == 0) *out = x;
+}
+SLIM_FN void slimStoreFloat(uint8_t* out, float x) {
+  if (slimThread() == 0) *(float*)(void*)out = x;
+}
+
+/* ---- Maxima and sums -------------------------------------------------------------------------------------------- */
+
+/* The largest of the threads' values. */
+SLIM_FN uint32_t slimMostOfAll(uint32_t mine) {
+  __shared__ uint32_t most[32];
+  for (uint32_t d = 16; d; d /= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, mine, (int)d);
+    mine = other > mine ? other : mine;
+  }
+  if (slimThreads() == 32) return mine;
+  slimSync();
+  if (slimThread() % 32 == 0) most[slimThread() / 32] = mine;
+  slimSync();
+  for (uint32_t w = 0; w < slimThreads() / 32; w++) mine = most[w] > mine ? most[w] : mine;
+  return mine;
+}
+SLIM_FN uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
+  uint32_t m = 0;
+  slimSync();
+  SLIM_EACH(i, n) {
+    const uint32_t b = slimBits(v[i]) & 0x7fffffffu;
+    m = b > m ? b : m;
+  }
+  return slimMostOfAll(m);
+}
+
+/* A thread adds up whole columns; the first warp folds them. */
+SLIM_FN float* slimColumns(void) {
+  __shared__ float columns[128];
+  return columns;
+}
+SLIM_FN float slimFoldColumns(float* column) {
+  slimSync();
+  if (slimThread() < 32) {
+    const uint32_t j = slimThread();
+    float a = (column[j] + column[j + 64]) + (column[j + 32] + column[j + 96]);
+    for (uint32_t w = 16; w; w /= 2) a += __shfl_down_sync(0xffffffffu, a, w);
+    if (j == 0) column[0] = a;
+  }
+  slimSync();
+  return column[0];
+}
+#define SLIM_TREE_SUM(result, size, i, expr)                          \
+  do {                                                                \
+    float* slimColumn_ = slimColumns();                               \
+    slimSync();                                                       \
+    SLIM_EACH(slimC_, 128) {                                          \
+      float slimA_ = 0;                                               \
+      for (uint32_t i = slimC_; i < (size); i += 128) slimA_ += expr; \
+      slimColumn_[slimC_] = slimA_;                                   \
+    }                                                                 \
+    (result) = slimFoldColumns(slimColumn_);                          \
+  } while (0)
+
+SLIM_FN int32_t slimSumOfAll(int32_t mine) {
+  __shared__ int32_t sum[32];
+  for (uint32_t d = 16; d; d /= 2) mine += __shfl_xor_sync(0xffffffffu, mine, (int)d);
+  slimSync();
+  if (slimThread() % 32 == 0) sum[slimThread() / 32] = mine;
+  slimSync();
+  mine = 0;
+  for (uint32_t w = 0; w < slimThreads() / 32; w++) mine += sum[w];
+  return mine;
+}
+#define SLIM_INTEGER_SUM(result, size, i, expr) \
+  do {                                          \
+    int32_t slimSum_ = 0;                       \
+    SLIM_EACH(i, size) slimSum_ += (expr);      \
+    (result) = slimSumOfAll(slimSum_);          \
+  } while (0)
+
+/* ---- Draws ------------------------------------------------------------------------------------------------------ */
+
+SLIM_FN uint4 slimPhiloxAt(uint32_t c0, const uint32_t counter[3], const uint32_t key[2]) {
+  uint32_t x0 = c0, x1 = counter[0], x2 = counter[1], x3 = counter[2], k0 = key[0], k1 = key[1];
+  SLIM_UNROLL
+  for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
+    x0 = (uint32_t)(b >> 32) ^ x1 ^ k0;
+    x1 = (uint32_t)b;
+    x2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
+    x3 = (uint32_t)a;
+  }
+  return make_uint4(x0, x1, x2, x3);
+}
+SLIM_FN uint4 slimDrawAt(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint32_t c0) {
+  const uint32_t rank = shared ? (uint32_t)SLIM_RANK_SHARED : draw->rank;
+  const uint32_t purpose = kind + 8 * branch + 64 * (shared ? 0 : draw->direction);
+  const uint32_t counter[3] = {draw->slot, draw->step, rank | purpose << 24};
+  return slimPhiloxAt(c0, counter, draw->key);
+}
+/* out: 16-byte aligned. */
+SLIM_FN void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
+                           uint32_t size, uint32_t perWord, uint32_t* out) {
+  const uint32_t n = (size / perWord + 3) / 4, c0 = (uint32_t)(first / perWord / 4);
+  slimSync();
+  SLIM_EACH(i, n)((uint4*)(void*)out)[i] = slimDrawAt(draw, kind, branch, shared, c0 + i);
+  slimSync();
+}
+SLIM_FN uint32_t slimDrawWord(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t e) {
+  const uint4 w = slimDrawAt(draw, kind, branch, shared, (uint32_t)(e / 4));
+  const uint32_t at = (uint32_t)e % 4;
+  return at == 0 ? w.x : at == 1 ? w.y : at == 2 ? w.z : w.w;
+}
+
+/* ---- Bit streams ------------------------------------------------------------------------------------------------ */
+
+/* Eight codes are `bits` bytes: a thread makes them as one word. */
+SLIM_FN void slimStoreBytes(uint8_t* out, uint64_t x, uint32_t bytes) {
+  if (bytes == 4 && ((uintptr_t)out & 3) == 0)
+    *(uint32_t*)(void*)out = (uint32_t)x;
+  else
+    for (uint32_t j = 0; j < bytes; j++) out[j] = (uint8_t)(x >> 8 * j);
+}
+SLIM_FN void slimPack(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, uint32_t bits) {
+  slimSync();
+  SLIM_EACH(g, n / 8) {
+    const uint2 c = ((const uint2*)(const void*)codes)[g];
+    uint64_t x = 0;
+    SLIM_UNROLL
+    for (uint32_t j = 0; j < 4; j++) {
+      x |= (uint64_t)(c.x >> 8 * j & 255) << j * bits;
+      x |= (uint64_t)(c.y >> 8 * j & 255) << (4 + j) * bits;
+    }
+    slimStoreBytes(out + g * bits, x, bits);
+  }
+  slimSync();
+}
+SLIM_FN void slimUnpack(uint8_t* restrict codes, const uint8_t* restrict in, uint32_t n, uint32_t bits) {
+  const uint32_t mask = (1u << bits) - 1;
+  slimSync();
+  SLIM_EACH(g, n / 8) {
+    uint64_t x = 0;
+    const uint8_t* at = in + g * bits;
+    if (bits == 4 && ((uintptr_t)at & 3) == 0)
+      x = *(const uint32_t*)(const void*)at;
+    else
+      for (uint32_t j = 0; j < bits; j++) x |= (uint64_t)at[j] << 8 * j;
+    uint2 c = make_uint2(0, 0);
+    SLIM_UNROLL
+    for (uint32_t j = 0; j < 4; j++) {
+      c.x |= ((uint32_t)(x >> j * bits) & mask) << 8 * j;
+      c.y |= ((uint32_t)(x >> (4 + j) * bits) & mask) << 8 * j;
+    }
+    ((uint2*)(void*)codes)[g] = c;
+  }
+  slimSync();
+}
+
+/* Any n; of up to 16 bits. */
+SLIM_FN void slimPackWide(uint8_t* out, const uint16_t* codes, uint32_t n, uint32_t bits) {
+  slimSync();
+  SLIM_EACH(g, (n + 7) / 8) {
+    const uint32_t last = n - 8 * g < 8 ? n - 8 * g : 8;
+    uint8_t* to = out + g * bits;
+    uint32_t acc = 0, have = 0;
+    for (uint32_t j = 0; j < last; j++) {
+      acc |= (uint32_t)codes[8 * g + j] << have;
+      for (have += bits; have >= 8; have -= 8, acc >>= 8) *to++ = (uint8_t)acc;
+    }
+    if (have) *to = (uint8_t)acc;
+  }
+  slimSync();
+}
+SLIM_FN void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n, uint32_t bits) {
+  slimSync();
+  SLIM_EACH(g, (n + 7) / 8) {
+    const uint32_t last = n - 8 * g < 8 ? n - 8 * g : 8;
+    const uint8_t* from = in + g * bits;
+    uint32_t acc = 0, have = 0;
+    for (uint32_t j = 0; j < last; j++) {
+      for (; have < bits; have += 8) acc |= (uint32_t)*from++ << have;
+      codes[8 * g + j] = (uint16_t)(acc & ((1u << bits) - 1));
+      acc >>= bits;
+      have -= bits;
+    }
+  }
+  slimSync();
+}
+
+#define SLIM_PACK_SIGNS(out, n, i, expr)                                 \
+  do {                                                                   \
+    slimSync();                                                          \
+    SLIM_EACH(i, n) {                                                    \
+      const uint32_t slimVote_ = __ballot_sync(0xffffffffu, (expr) < 0); \
+      if (i % 32 == 0) ((uint32_t*)(void*)(out))[i / 32] = slimVote_;    \
+    }                                                                    \
+    slimSync();                                                          \
+  } while (0)
+
+/* ---- Rotation --------------------------------------------------------------------------------------------------- */
+
+/* Strides 1 to 16 between the lanes of a warp, the others between registers of a thread. */
+SLIM_FN void slimHadamards(float* v, uint32_t size, uint32_t n) {
+  slimSync();
+  SLIM_EACH(i, size) {
+    float x = v[i];
+    SLIM_UNROLL
+    for (uint32_t h = 1; h < 32; h *= 2) {
+      const float y = __shfl_xor_sync(0xffffffffu, x, (int)h);
+      x = i & h ? y - x : y + x;
+    }
+    v[i] = x;
+  }
+  slimSync();
+  uint32_t h = 32;
+  for (; 4 * h <= n; h *= 4) {
+    SLIM_EACH(t, size / 4) {
+      float* at = v + ((t & ~(h - 1)) * 4 | (t & (h - 1)));
+      const float a = at[0] + at[h], b = at[0] - at[h], c = at[2 * h] + at[3 * h], d = at[2 * h] - at[3 * h];
+      at[0] = a + c;
+      at[h] = b + d;
+      at[2 * h] = a - c;
+      at[3 * h] = b - d;
+    }
+    slimSync();
+  }
+  if (h < n) {
+    SLIM_EACH(t, size / 2) {
+      float* at = v + ((t & ~(h - 1)) * 2 | (t & (h - 1)));
+      const float a = at[0], b = at[h];
+      at[0] = a + b;
+      at[h] = a - b;
+    }
+    slimSync();
+  }
+}
+
+/* ---- Selection -------------------------------------------------------------------------------------------------- */
+
+/* Adds to all threads' counts before this one, and in all. */
+SLIM_FN uint32_t slimCountBefore(bool mine, uint32_t* total) {
+  __shared__ uint32_t count[32];
+  const uint32_t vote = __ballot_sync(0xffffffffu, mine), warp = slimThread() / 32, lane = slimThread() % 32;
+  slimSync();
+  if (lane == 0) count[warp] = (uint32_t)__popc(vote);
+  slimSync();
+  uint32_t before = (uint32_t)__popc(vote & ((1u << lane) - 1)), all = 0;
+  for (uint32_t w = 0; w < slimThreads() / 32; w++) {
+    before += w < warp ? count[w] : 0;
+    all += count[w];
+  }
+  *total = all;
+  return before;
+}
+
+/* The k-th largest of n keys digit by digit, then those above it and the first ones equal to it, in index order. */
+SLIM_FN void slimSelectLargest(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, uint32_t k,
+                               float* scratch) {
+  __shared__ uint32_t bins[256];
+  __shared__ uint32_t found[2];
+  (void)scratch;
+  if (k == 0) return;
+  uint32_t t = 0, need = k; /* keys ^ 2^31 in unsigned order; need: of those that share t's digits so far */
+  for (uint32_t shift = 24; shift < 32; shift -= 8) {
+    slimSync();
+    SLIM_EACH(b, 256) bins[b] = 0;
+    slimSync();
+    SLIM_EACH(i, n) {
+      const uint32_t key = (uint32_t)keys[i] ^ 0x80000000u;
+      if (shift == 24 || (key ^ t) >> (shift + 8) == 0) slimAtomicAdd(&bins[key >> shift & 255], 1);
+    }
+    slimSync();
+    if (slimThread() < 32) { /* lane j has bins 255 − 8j down to 248 − 8j */
+      const uint32_t lane = slimThread();
+      uint32_t own = 0;
+      for (uint32_t j = 0; j < 8; j++) own += bins[255 - 8 * lane - j];
+      uint32_t upTo = own;
+      for (uint32_t d = 1; d < 32; d *= 2) {
+        const uint32_t other = __shfl_up_sync(0xffffffffu, upTo, d);
+        upTo += lane >= d ? other : 0;
+      }
+      uint32_t above = upTo - own;
+      if (above < need && need <= upTo) {
+        uint32_t b = 255 - 8 * lane;
+        while (above + bins[b] < need) above += bins[b--];
+        found[0] = b;
+        found[1] = need - above;
+      }
+    }
+    slimSync();
+    t |= found[0] << shift;
+    need = found[1];
+  }
+  uint32_t taken = 0;
+  for (uint32_t base = 0; base < n; base += slimThreads()) {
+    const uint32_t i = base + slimThread();
+    const uint32_t key = i < n ? (uint32_t)keys[i] ^ 0x80000000u : 0;
+    uint32_t ties, all;
+    const uint32_t tiesBefore = slimCountBefore(i < n && key == t, &ties);
+    const bool take = i < n && (key > t || (key == t && tiesBefore < need));
+    const uint32_t before = slimCountBefore(take, &all);
+    if (take) index[taken + before] = (uint16_t)i;
+    taken += all;
+    need -= ties < need ? ties : need;
+  }
+  slimSync();
+}
+
+#endif

@@ -1,0 +1,227 @@
+/* How the kernels are launched: which one takes a tree, and the memory that a thread block's arrays need. Counts what
+ * the kernels lay out: slimArraysAt (passes.cuh), tree.cuh, select.cuh, and each codec's scratch. */
+#include "compress/cuda/kernels.h"
+
+/* Dynamic shared memory that every device of compute capability 8.0 or higher gives a thread block. */
+enum { SLIM_SHARED_EVERYWHERE = 99 * 1024 };
+/* slimParts. */
+enum { partsFloats = 32 };
+
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static bool isSelector(const slimNode* node) { return node->op == slimOp_topk || node->op == slimOp_randk; }
+static bool isLeaf(const slimNode* node) {
+  return !isSelector(node) && node->op != slimOp_rotate && node->op != slimOp_induced;
+}
+
+/* ---- Which trees there are kernels for: tree.cuh's steps ------------------------------------------------------------
+ */
+
+static bool isFlat(const slimNode* node) { return isLeaf(node) || isSelector(node); }
+static bool isTurned(const slimNode* node) {
+  return isFlat(node) || (node->op == slimOp_rotate && isFlat(slimInner(node, 0)));
+}
+static bool isTwice(const slimNode* node) {
+  return isTurned(node) || (node->op == slimOp_induced && isTurned(slimInner(node, 0)) && isTurned(slimInner(node, 1)));
+}
+bool slimDeviceRuns(const slimDirection* direction) {
+  const slimTree* tree = direction->tree;
+  const slimNode* root = slimRoot(tree);
+  for (uint32_t i = 0; i < tree->nodes; i++)
+    if (tree->node[i].lambda == slimLambdaShared || tree->node[i].stats != slimStatsBlock) return false;
+  if (direction->feedback.bf16) return false;
+  return slimSelector(tree) ? isLeaf(root)
+                            : isTwice(root) || (root->op == slimOp_rotate && isTwice(slimInner(root, 0)));
+}
+
+/* The leaves in the order of SLIM_SHAPES; −1: another tree. */
+static int shapeOf(const slimNode* node) {
+  switch (node->op) {
+    case slimOp_fp32:
+      return 0;
+    case slimOp_fp16:
+      return 1;
+    case slimOp_bf16:
+      return 2;
+    case slimOp_fp8:
+      return 3;
+    case slimOp_sign:
+      return 4;
+    case slimOp_onebit:
+      return 5;
+    case slimOp_ternary:
+    case slimOp_qsgd:
+      return 6;
+    case slimOp_natural:
+    case slimOp_nuqsgd:
+      return 7;
+    case slimOp_tqsgd:
+    case slimOp_tbqsgd:
+    case slimOp_tnqsgd:
+      return 8;
+    default:
+      return -1;
+  }
+}
+
+/* ---- Scratch, in floats ---------------------------------------------------------------------------------------------
+ */
+
+static uint64_t leafEncode(const slimNode* node) {
+  const uint64_t size = node->block, codes = size / (node->bits > 8 ? 2 : 4) + 16;
+  switch (node->op) {
+    case slimOp_onebit:
+      return size / 2 + 16;
+    case slimOp_natural:
+    case slimOp_nuqsgd:
+      return slimRoundUp(size / 2, 64) + 2 * size;
+    case slimOp_ternary:
+    case slimOp_qsgd:
+      return codes + size + 16;
+    case slimOp_tqsgd:
+    case slimOp_tbqsgd:
+    case slimOp_tnqsgd:
+      return codes + size;
+    default:
+      return 0;
+  }
+}
+static uint64_t leafDecode(const slimNode* node) {
+  const uint64_t size = node->block, codes = size / (node->bits > 8 ? 2 : 4) + 16;
+  switch (node->op) {
+    case slimOp_natural:
+    case slimOp_nuqsgd:
+      return size;
+    case slimOp_ternary:
+    case slimOp_qsgd:
+    case slimOp_tqsgd:
+    case slimOp_tbqsgd:
+    case slimOp_tnqsgd:
+      return codes;
+    default:
+      return 0;
+  }
+}
+static uint64_t leaf(const slimNode* node) { return larger(leafEncode(node), leafDecode(node)); }
+
+static uint64_t flat(const slimNode* node) {
+  if (!isSelector(node)) return 2 * partsFloats + leaf(node);
+  const slimNode* inner = slimInner(node, 0);
+  uint64_t sections = 0;
+  for (uint32_t i = 0; i < inner->allSections; i++) sections += slimRoundUp(inner->section[i].bytes, 64) / 4;
+  return 2 * partsFloats + slimRoundUp(node->k, 128) / 2 +
+         larger(node->block, slimPadded(node->k) + sections + leaf(inner));
+}
+static uint64_t turn(const slimNode* node, uint64_t (*inside)(const slimNode*)) {
+  if (node->op != slimOp_rotate) return partsFloats + inside(node);
+  return partsFloats + node->block + larger((node->block + 64) / 32 + 16, inside(slimInner(node, 0)));
+}
+static uint64_t turned(const slimNode* node) { return turn(node, flat); }
+static uint64_t twice(const slimNode* node) {
+  if (node->op != slimOp_induced) return partsFloats + turned(node);
+  return partsFloats + node->block + larger(turned(slimInner(node, 0)), turned(slimInner(node, 1)));
+}
+static uint64_t whole(const slimNode* node) { return turn(node, twice); }
+
+static uint64_t stagingFloats(const slimTree* tree) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < tree->sections; i++) bytes += slimRoundUp(tree->section[i].bytes, 16);
+  return bytes / 4;
+}
+
+typedef enum { encode, reduce, decode } kind;
+static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down, bool wide, bool isLeafKernel) {
+  const slimNode* root = slimRoot(tree);
+  const uint64_t real = wide ? 2 : 1, unit = tree->unit;
+  const uint64_t own = real * unit + (wide ? unit : 0) + partsFloats;
+  const uint64_t in = isLeafKernel ? leafEncode(root) : whole(root),
+                 out = isLeafKernel ? leafDecode(root) : whole(root);
+  switch (pass) {
+    case encode:
+      return own + stagingFloats(tree) + larger(in, unit + out);
+    case decode:
+      return own + stagingFloats(tree) + out;
+    default: {
+      if (!down) return real * unit + own + stagingFloats(tree) + out;
+      const slimNode* to = slimRoot(down);
+      return real * unit + own + larger(stagingFloats(tree), stagingFloats(down)) +
+             larger(out, larger(leafEncode(to), unit + leafDecode(to)));
+    }
+  }
+}
+
+/* ---- Launches -------------------------------------------------------------------------------------------------------
+ */
+
+bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type) {
+  const int shape = shapeOf(slimRoot(up));
+  return type != slimFloat64 && !slimSelector(up) && !slimSelector(down) && shape >= 0 &&
+         shape == shapeOf(slimRoot(down)) && up->unit == down->unit &&
+         4 * unitFloats(reduce, up, down, false, true) <= SLIM_SHARED_EVERYWHERE;
+}
+
+static slimLaunch unitLaunch(slimDeviceKernel first, kind pass, const slimTree* tree, const slimTree* down,
+                             slimDataType_t type, uint64_t n, uint32_t sharedLimit) {
+  const bool wide = type == slimFloat64;
+  int shape = wide ? -1 : shapeOf(slimRoot(tree));
+  uint64_t floats = unitFloats(pass, tree, down, wide, shape >= 0);
+  if (shape >= 0 && !down && 4 * floats > sharedLimit) {
+    shape = -1;
+    floats = unitFloats(pass, tree, down, wide, false);
+  }
+  const uint32_t offset = wide        ? slimKernel_encode_wide - slimKernel_encode_fp32
+                          : shape < 0 ? slimKernel_encode_tree - slimKernel_encode_fp32
+                                      : (uint32_t)shape;
+  const uint32_t threads = tree->unit / 8;
+  slimLaunch launch = {.kernel = (slimDeviceKernel)(first + offset),
+                       .threads = threads < 32                 ? 32
+                                  : threads > SLIM_MAX_THREADS ? SLIM_MAX_THREADS
+                                                               : threads,
+                       .blocks = (n + tree->unit - 1) / tree->unit};
+  if (shape < 0 && 4 * floats > sharedLimit)
+    launch.scratchFloats = floats;
+  else
+    launch.sharedBytes = (uint32_t)(4 * floats);
+  return launch;
+}
+
+slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slimTree* down, slimDataType_t type,
+                        uint64_t n, uint32_t sharedLimit) {
+  const uint64_t tiles = (n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
+  const uint32_t tile = 4 * SLIM_PIECE_STEP;
+  slimLaunch launch = {.kernel = first, .threads = SLIM_MAX_THREADS, .blocks = tiles};
+  switch (first) {
+    case slimKernel_encode_fp32:
+      return unitLaunch(first, encode, tree, NULL, type, n, sharedLimit);
+    case slimKernel_reduce_fp32:
+      return unitLaunch(first, reduce, tree, down, type, n, sharedLimit);
+    case slimKernel_decode_fp32:
+      return unitLaunch(first, decode, tree, NULL, type, n, sharedLimit);
+    case slimKernel_select_start:
+    case slimKernel_select_narrow:
+    case slimKernel_select_scan:
+      launch.blocks = 1;
+      return launch;
+    case slimKernel_select_encode:
+    case slimKernel_select_decode: {
+      const uint64_t floats = tree->unit + partsFloats + stagingFloats(tree) + leaf(slimRoot(tree));
+      launch.blocks = slimLayoutOf(tree, type, n).valueUnits;
+      if (4 * floats > sharedLimit)
+        launch.scratchFloats = floats;
+      else
+        launch.sharedBytes = (uint32_t)(4 * floats);
+      return launch;
+    }
+    case slimKernel_select_update:
+      launch.sharedBytes = tile;
+      return launch;
+    case slimKernel_decode_select:
+      launch.sharedBytes = tile * (type == slimFloat64 ? 3 : 1);
+      return launch;
+    case slimKernel_reduce_select:
+      launch.sharedBytes = tile * (type == slimFloat64 ? 3 : 2);
+      return launch;
+    default:
+      return launch;
+  }
+}

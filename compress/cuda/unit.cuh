@@ -1,0 +1,317 @@
+/* What the passes share on a device: pieces of a slice, headers and flags, elements to and from shared memory. */
+#ifndef SLIM_COMPRESS_CUDA_UNIT_CUH_
+#define SLIM_COMPRESS_CUDA_UNIT_CUH_
+
+SLIM_FN void slimReport(unsigned long long* at, uint32_t reason, uint32_t rank, uint32_t slot) {
+  if (at) slimAtomicMax((uint64_t*)at, (uint64_t)reason << 56 | (uint64_t)rank << 32 | slot);
+}
+
+/* ---- Pieces -------------------------------------------------------------------------------------------------------
+ */
+
+/* One piece of a slice, in shared memory. Of `units` units of `cut` elements, piece r holds those from ⌊r·units/pieces⌋
+ * on; divisions of 64 bits are slow, so a quotient and its remainder are kept. */
+typedef struct {
+  slimLayout layout;
+  uint64_t start, n; /* elements, from the slice's start */
+  uint64_t each;
+  uint32_t rest, rank;
+} slimPieceAt;
+SLIM_FN slimPieceAt* slimPieceShared(void) {
+  __shared__ slimPieceAt piece;
+  return &piece;
+}
+
+/* By one thread. As slimLayoutOf; the unit is a power of two. */
+SLIM_FN void slimLayoutAt(slimLayout* l, const slimTree* tree, int32_t type, uint64_t n) {
+  const slimNode* selector = slimSelector(tree);
+  const uint32_t shift = slimLog2(tree->unit);
+  l->units = selector ? (n > 0) : (n + tree->unit - 1) >> shift;
+  l->values = selector && n ? slimSelectorCount(selector, n) : n;
+  l->valueUnits = (l->values + tree->unit - 1) >> shift;
+  l->flags = sizeof(slimHeader);
+  l->exponents = l->flags + slimRoundUp((l->units + 7) / 8, 16);
+  l->index = l->exponents + (type == slimFloat64 ? slimRoundUp(4 * l->units, 16) : 0);
+  size_t at = l->index + (selector && selector->op == slimOp_topk ? slimRoundUp(4 * l->values, 16) : 0);
+  const uint64_t full = l->values >> shift;
+  const uint32_t rest = (uint32_t)l->values & (tree->unit - 1);
+  for (uint32_t i = 0; i < tree->sections; i++) {
+    l->section[i] = at;
+    at += slimRoundUp(full * tree->section[i].bytes + (rest ? slimSectionBytes(tree->section[i], tree->unit, rest) : 0),
+                      16);
+  }
+  l->bytes = at;
+}
+
+/* At most 65535 pieces. */
+SLIM_FN uint64_t slimPieceStart(const slimPieceAt* piece, uint64_t n, uint64_t cut, uint32_t pieces, uint32_t r) {
+  const uint64_t at = (piece->each * r + piece->rest * r / pieces) * cut;
+  return at < n ? at : n;
+}
+/* The piece that holds element `at`, or piece `at` itself (ofElement false). */
+SLIM_FN void slimOpenPiece(slimPieceAt* piece, const slimTree* tree, int32_t type, uint64_t n, uint64_t cut,
+                           uint32_t pieces, uint64_t at, bool ofElement) {
+  slimSync();
+  if (slimThread() == 0) {
+    uint64_t units = 0, rest = n ? (n - 1 + cut) >> (63 - __clzll((long long)cut)) : 0;
+    for (uint32_t bit = 63 - (uint32_t)__clzll((long long)pieces), k = 63 - bit + 1; k-- > 0;)
+      if (rest >> k >= pieces) {
+        rest -= (uint64_t)pieces << k;
+        units |= 1ull << k;
+      }
+    piece->each = units;
+    piece->rest = (uint32_t)rest;
+    uint32_t r = (uint32_t)at;
+    if (ofElement) {
+      uint32_t above = pieces;
+      for (r = 0; above - r > 1;) {
+        const uint32_t middle = (r + above) / 2;
+        if (slimPieceStart(piece, n, cut, pieces, middle) <= at)
+          r = middle;
+        else
+          above = middle;
+      }
+    }
+    piece->rank = r;
+    piece->start = slimPieceStart(piece, n, cut, pieces, r);
+    piece->n = slimPieceStart(piece, n, cut, pieces, r + 1) - piece->start;
+    slimLayoutAt(&piece->layout, tree, type, piece->n);
+  }
+  slimSync();
+}
+/* A slice of one piece. */
+SLIM_FN void slimOpenWhole(slimPieceAt* piece, const slimTree* tree, int32_t type, uint64_t n) {
+  slimSync();
+  if (slimThread() == 0) {
+    piece->rank = 0;
+    piece->start = 0;
+    piece->n = n;
+    slimLayoutAt(&piece->layout, tree, type, n);
+  }
+  slimSync();
+}
+
+/* ---- Headers, flags, gaps -----------------------------------------------------------------------------------------
+ */
+
+enum { SLIM_MAGIC = 0x314d4c53, SLIM_FORMAT = 1 };
+
+SLIM_FN uint64_t slimStepAt(const uint64_t* step, const slimStamp* stamp) { return step ? *step : stamp->step; }
+SLIM_FN slimDraw slimDrawOf(const slimStamp* stamp, uint64_t step, uint32_t rank) {
+  slimDraw d;
+  d.key[0] = (uint32_t)stamp->seed;
+  d.key[1] = (uint32_t)(stamp->seed >> 32);
+  d.slot = stamp->slot;
+  d.step = (uint32_t)step;
+  d.rank = rank;
+  d.direction = stamp->down;
+  return d;
+}
+/* By one thread. */
+SLIM_FN void slimHeaderPut(uint8_t* payload, const slimStamp* stamp, uint64_t step, uint64_t n, uint64_t first,
+                           uint64_t bytes, uint32_t flags) {
+  slimHeader h;
+  h.magic = SLIM_MAGIC;
+  h.version = SLIM_FORMAT;
+  h.flags = (uint16_t)flags;
+  h.hash = stamp->hash;
+  h.step = step;
+  h.slot = stamp->slot;
+  h.rank = stamp->rank;
+  h.n = n;
+  h.first = first;
+  h.bytes = bytes;
+  h.zero = 0;
+  *(slimHeader*)(void*)payload = h;
+}
+/* 0, or the reason for the report. */
+SLIM_FN uint32_t slimHeaderFault(const uint8_t* payload, const slimStamp* stamp, uint64_t step, uint32_t rank,
+                                 uint64_t n, uint64_t first, uint64_t bytes, uint32_t flags) {
+  const slimHeader* h = (const slimHeader*)(const void*)payload;
+  if (h->magic == SLIM_MAGIC && h->version == SLIM_FORMAT && (h->flags & slimHeaderError)) return slimReportRemote;
+  const bool same = h->magic == SLIM_MAGIC && h->version == SLIM_FORMAT && h->flags == flags &&
+                    h->hash == stamp->hash && h->step == step && h->slot == stamp->slot && h->rank == rank &&
+                    h->n == n && h->first == first && h->bytes == bytes;
+  return same ? 0 : slimReportHeader;
+}
+/* Zeros from `used` to `end`, less than 16 bytes behind. */
+SLIM_FN void slimFillGap(uint8_t* payload, uint64_t used, uint64_t end) {
+  const uint32_t gap = (uint32_t)(end - used);
+  SLIM_EACH(i, gap) payload[used + i] = 0;
+}
+/* All that belongs to no unit. Flags of units are set one by one, so only the bits behind them are cleared here. */
+SLIM_FN void slimClearGaps(const slimTree* tree, const slimLayout* l, int32_t type, uint8_t* payload) {
+  uint32_t* flags = (uint32_t*)(void*)(payload + l->flags);
+  const uint64_t words = (l->exponents - l->flags) / 4;
+  const uint32_t behind = (uint32_t)(words - l->units / 32); /* at most 4 */
+  SLIM_EACH(i, behind) slimAtomicAnd(flags + l->units / 32 + i, i ? 0 : (1u << l->units % 32) - 1);
+  if (type == slimFloat64) slimFillGap(payload, l->exponents + 4 * l->units, l->index);
+  const uint64_t first = tree->sections ? l->section[0] : l->bytes;
+  if (first > l->index) slimFillGap(payload, l->index + 4 * l->values, first);
+  const uint64_t full = l->values >> slimLog2(tree->unit);
+  const uint32_t rest = (uint32_t)l->values & (tree->unit - 1);
+  for (uint32_t i = 0; i < tree->sections; i++)
+    slimFillGap(payload,
+                l->section[i] + full * tree->section[i].bytes +
+                    (rest ? slimSectionBytes(tree->section[i], tree->unit, rest) : 0),
+                i + 1 < tree->sections ? l->section[i + 1] : l->bytes);
+}
+SLIM_FN void slimSetFlag(uint8_t* payload, const slimLayout* l, uint64_t unit, bool flagged) {
+  uint32_t* word = (uint32_t*)(void*)(payload + l->flags) + unit / 32;
+  if (slimThread() != 0) return;
+  if (flagged)
+    slimAtomicOr(word, 1u << unit % 32);
+  else
+    slimAtomicAnd(word, ~(1u << unit % 32));
+}
+SLIM_FN bool slimHasFlag(const uint8_t* payload, const slimLayout* l, uint64_t unit) {
+  return payload[l->flags + unit / 8] >> unit % 8 & 1;
+}
+
+/* ---- A unit's sections, in shared memory --------------------------------------------------------------------------
+ */
+
+SLIM_FN uint32_t slimStagingBytes(const slimTree* tree) {
+  uint32_t bytes = 0;
+  for (uint32_t i = 0; i < tree->sections; i++) bytes += (uint32_t)slimRoundUp(tree->section[i].bytes, 16);
+  return bytes;
+}
+/* Ends with a barrier. */
+SLIM_FN void slimStageSections(const slimTree* tree, uint8_t* staging, uint8_t** sec) {
+  slimSync();
+  if (slimThread() == 0)
+    for (uint32_t i = 0; i < tree->sections; i++) {
+      sec[i] = staging;
+      staging += slimRoundUp(tree->section[i].bytes, 16);
+    }
+  slimSync();
+}
+/* Out: all of the unit's bytes, or zeros. */
+SLIM_FN void slimPutSections(const slimTree* tree, const slimLayout* l, uint8_t* payload, uint64_t unit, uint32_t nv,
+                             const uint8_t* staging, bool zeros) {
+  for (uint32_t i = 0; i < tree->sections; i++) {
+    const uint32_t bytes = (uint32_t)slimSectionBytes(tree->section[i], tree->unit, nv);
+    uint8_t* to = payload + l->section[i] + unit * tree->section[i].bytes;
+    if (zeros)
+      slimZero(to, bytes);
+    else
+      slimCopy(to, staging, bytes);
+    staging += slimRoundUp(tree->section[i].bytes, 16);
+  }
+}
+SLIM_FN void slimGetSections(const slimTree* tree, const slimLayout* l, const uint8_t* payload, uint64_t unit,
+                             uint32_t nv, uint8_t* staging) {
+  for (uint32_t i = 0; i < tree->sections; i++) {
+    const uint32_t bytes = (uint32_t)slimSectionBytes(tree->section[i], tree->unit, nv);
+    slimCopy(staging, payload + l->section[i] + unit * tree->section[i].bytes, bytes);
+    if (bytes < tree->section[i].bytes) slimZero(staging + bytes, tree->section[i].bytes - bytes);
+    staging += slimRoundUp(tree->section[i].bytes, 16);
+  }
+}
+
+/* ---- Elements -----------------------------------------------------------------------------------------------------
+ */
+
+SLIM_FN uint32_t slimElementBytes(int32_t type) { return type == slimFloat64 ? 8 : type == slimFloat32 ? 4 : 2; }
+SLIM_FN bool slimAt16(const void* p) { return ((uintptr_t)p & 15) == 0; }
+
+SLIM_FN float slimElementF(int32_t type, const void* x, uint64_t i) {
+  if (type == slimFloat32) return ((const float*)x)[i];
+  const uint16_t h = ((const uint16_t*)x)[i];
+  return type == slimFloat16 ? slimFromHalf(h) : slimFromBf16(h);
+}
+SLIM_FN void slimPutElementF(int32_t type, void* y, uint64_t i, float x) {
+  if (type == slimFloat32)
+    ((float*)y)[i] = x;
+  else
+    ((uint16_t*)y)[i] = type == slimFloat16 ? slimToHalf(x) : slimToBf16(x);
+}
+SLIM_FN double slimElementD(int32_t type, const void* x, uint64_t i) {
+  (void)type;
+  return ((const double*)x)[i];
+}
+SLIM_FN void slimPutElementD(int32_t type, void* y, uint64_t i, double x) {
+  (void)type;
+  ((double*)y)[i] = x;
+}
+SLIM_FN void slimStoreNan(int32_t type, void* y, uint64_t off, uint32_t n) {
+  SLIM_EACH(i, n) switch (type) {
+    case slimFloat16:
+      ((uint16_t*)y)[off + i] = SLIM_NAN_HALF;
+      break;
+    case slimBfloat16:
+      ((uint16_t*)y)[off + i] = SLIM_NAN_BF16;
+      break;
+    case slimFloat64:
+      ((uint64_t*)y)[off + i] = 0x7ff8000000000000u;
+      break;
+    default:
+      ((uint32_t*)y)[off + i] = SLIM_NAN_BITS;
+  }
+}
+
+/* Four elements from `at`, 16 bytes of fp32 or 8 of the others at a time. */
+SLIM_FN float4 slimFour(int32_t type, const void* x, uint64_t at) {
+  if (type == slimFloat32) return *(const float4*)((const float*)x + at);
+  const uint2 h = *(const uint2*)((const uint16_t*)x + at);
+  const uint16_t a = (uint16_t)h.x, b = (uint16_t)(h.x >> 16), c = (uint16_t)h.y, d = (uint16_t)(h.y >> 16);
+  if (type == slimFloat16) return make_float4(slimFromHalf(a), slimFromHalf(b), slimFromHalf(c), slimFromHalf(d));
+  return make_float4(slimFromBf16(a), slimFromBf16(b), slimFromBf16(c), slimFromBf16(d));
+}
+SLIM_FN void slimPutFour(int32_t type, void* y, uint64_t at, float4 v) {
+  if (type == slimFloat32) {
+    *(float4*)((float*)y + at) = v;
+  } else {
+    const bool half = type == slimFloat16;
+    const uint32_t a = half ? slimToHalf(v.x) : slimToBf16(v.x), b = half ? slimToHalf(v.y) : slimToBf16(v.y);
+    const uint32_t c = half ? slimToHalf(v.z) : slimToBf16(v.z), d = half ? slimToHalf(v.w) : slimToBf16(v.w);
+    *(uint2*)((uint16_t*)y + at) = make_uint2(a | b << 16, c | d << 16);
+  }
+}
+SLIM_FN bool slimFourAligned(int32_t type, const void* x, uint64_t off) {
+  return slimAt16((const uint8_t*)x + off * slimElementBytes(type));
+}
+SLIM_FN float4 slimFourSum(float4 x, float4 s, float sigma) {
+  return make_float4(x.x + sigma * s.x, x.y + sigma * s.y, x.z + sigma * s.z, x.w + sigma * s.w);
+}
+
+/* ---- fp64 ---------------------------------------------------------------------------------------------------------
+ */
+
+SLIM_FN uint64_t slimBits64(double x) { return (uint64_t)__double_as_longlong(x); }
+SLIM_FN double slimPower2(int e) {
+  return __longlong_as_double((long long)(e > -1023 ? (uint64_t)(e + 1023) << 52 : 1ull << 51));
+}
+SLIM_FN int slimExponent64(uint64_t bits) {
+  const int field = (int)(bits >> 52);
+  return (field < 1 ? 1 : field) - 1023;
+}
+SLIM_FN uint64_t slimMostOfAll64(uint64_t mine) {
+  const uint32_t high = slimMostOfAll((uint32_t)(mine >> 32));
+  const uint32_t low = slimMostOfAll((uint32_t)(mine >> 32) == high ? (uint32_t)mine : 0);
+  return (uint64_t)high << 32 | low;
+}
+
+/* ---- Statistics ---------------------------------------------------------------------------------------------------
+ */
+
+SLIM_FN double slimSumOfWarp(double x) {
+  for (uint32_t d = 16; d; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, (int)d);
+  return x;
+}
+SLIM_FN void slimAddStats(slimPassStats* stats, double xx, double uu, double error, double ss, uint32_t flagged) {
+  if (!stats) return;
+  xx = slimSumOfWarp(xx);
+  uu = slimSumOfWarp(uu);
+  error = slimSumOfWarp(error);
+  ss = slimSumOfWarp(ss);
+  if (slimThread() % 32 == 0) {
+    if (xx != 0) slimAtomicSum(&stats->xx, xx);
+    if (uu != 0) slimAtomicSum(&stats->uu, uu);
+    if (error != 0) slimAtomicSum(&stats->error, error);
+    if (ss != 0) slimAtomicSum(&stats->ss, ss);
+    if (slimThread() == 0 && flagged) slimAtomicCount(&stats->flagged, flagged);
+  }
+}
+
+#endif
