@@ -269,6 +269,11 @@ static void closeTensor(slimTensor* t) {
 }
 
 static slimResult_t openTensor(slimTensor* t) {
+  if (!slimDeviceRuns(&t->compressor->up) || !slimDeviceRuns(&t->compressor->down))
+    return slimFail(slimInvalidUsage,
+                    "there are no CUDA kernels for %s: a transform or selector stands in a place that "
+                    "they do not know",
+                    t->compressor->text);
   cudaTensor* own = calloc(1, sizeof *own);
   if (!own) return slimFail(slimSystemError, "out of memory for a tensor");
   t->onDevice = own;

@@ -2,8 +2,6 @@
 
 #include "collectives/sum.h"
 
-#include <string.h>
-
 typedef struct {
   slimComm* comm;
   slimCollective collective;
@@ -90,17 +88,18 @@ static slimResult_t reduce(plainCall* c) {
 static slimResult_t gather(const plainCall* c) {
   slimComm* comm = c->comm;
   const size_t bytes = c->count * c->size;
-  for (int p = 0; p < comm->ranks; p++) comm->lanes[p] = (slimLane){c->x, bytes, c->y + (size_t)p * bytes, bytes};
+  for (int p = 0; p < comm->ranks; p++)
+    if (p != comm->rank) comm->lanes[p] = (slimLane){c->x, bytes, c->y + (size_t)p * bytes, bytes};
   SLIM_CHECK(slimBegin(comm, 0));
   char* own = c->y + (size_t)comm->rank * bytes;
-  if (own != c->x) memcpy(own, c->x, bytes);
+  if (own != c->x) SLIM_CHECK(comm->device->copy(comm, own, c->x, bytes));
   return slimWait(comm, 0);
 }
 
 static slimResult_t broadcast(const plainCall* c) {
   slimComm* comm = c->comm;
   const size_t bytes = c->count * c->size;
-  if (comm->rank == c->root && c->x != c->y) memcpy(c->y, c->x, bytes);
+  if (comm->rank == c->root && c->x != c->y) SLIM_CHECK(comm->device->copy(comm, c->y, c->x, bytes));
   slimSpreadFirst(comm, c->root, (uint8_t*)c->y, bytes);
   SLIM_CHECK(slimBegin(comm, 0));
   SLIM_CHECK(slimWait(comm, 0));
@@ -117,6 +116,12 @@ slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x,
       .collective = collective, .type = type, .op = op, .slot = UINT32_MAX, .root = root, .count = count};
   slimResult_t result = slimSuccess;
   const bool reduces = collective != slimCollectiveAllGather && collective != slimCollectiveBroadcast;
+  if (reduces && !comm->device->readable)
+    return slimFail(
+        slimInvalidUsage,
+        "plain %s of device memory: only all-gather and broadcast; give a tensor (spec fp32 sends all bits), "
+        "and op sum or avg of floats",
+        slimCollectiveName((int)collective));
   if (reduces && count) {
     c.slice = comm->settings.sliceBytes / c.size;
     if (collective == slimCollectiveReduceScatter) c.slice /= ranks;
@@ -127,7 +132,7 @@ slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x,
     result = comm->device->stage(comm, 2 * (size_t)(comm->ranks + 1) * c.stride);
   }
   record.result = result;
-  SLIM_CHECK(slimAgree(comm, &record, NULL));
+  SLIM_CHECK(comm->device->readable ? slimAgree(comm, &record, NULL) : result);
   if (!count) return slimSuccess;
   if (reduces) return reduce(&c);
   return collective == slimCollectiveAllGather ? gather(&c) : broadcast(&c);

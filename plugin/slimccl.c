@@ -364,8 +364,6 @@ static slimResult_t collective(const request* r) {
   if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
   const bool compressed = r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg);
   if (compressed) return slimStep(r->tensor, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
-  if (!r->comm->device->readable)
-    return slimFail(slimInvalidUsage, "plain reductions of device memory are not there yet");
   return slimPlain(r->comm, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
 }
 

@@ -165,7 +165,8 @@ typedef void* slimStream_t;
  *   slimInvalidUsage and names rank and slot.
  * - Calls of one communicator run in the order in which they were made, whatever their streams. Not so replays: order
  *   those behind other calls of the same tensors yourself.
- * - Linear, and plain reductions, are not there yet: slimInvalidUsage. */
+ * - Not there yet, and answered with slimInvalidUsage: slimAlgoLinear, and plain reductions (tensor NULL, integers,
+ * max, min, prod). */
 
 /* recvbuff[i] = sum or mean over ranks of sendbuff[i]. */
 SLIM_API slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,

@@ -21,6 +21,7 @@ enum { functionCount = sizeof functions / sizeof *functions };
 _Static_assert(sizeof slimCu == functionCount * sizeof(void*), "one member a function, in the order of the list");
 
 static slimDriverState state;
+static PFN_cuGetProcAddress_v12000 find;
 static char why[512];
 
 static slimDriverState tooOld(int found, const char* detail) {
@@ -42,7 +43,6 @@ static slimDriverState open(void) {
              error ? error : "dlopen failed", neededVersion / 1000, neededVersion % 1000 / 10);
     return slimDriverAbsent;
   }
-  PFN_cuGetProcAddress_v12000 find = NULL;
   *(void**)&find = dlsym(library, "cuGetProcAddress_v2");
   if (!find) return tooOld(0, "it has no cuGetProcAddress_v2");
 
@@ -73,6 +73,14 @@ slimDriverState slimDriverOpen(void) {
   pthread_once(&once, openOnce);
   if (state != slimDriverReady) (void)slimFail(slimUnhandledCudaError, "%s", why);
   return state;
+}
+
+slimResult_t slimDriverFind(void** function, const char* name, int version) {
+  CUdriverProcAddressQueryResult status;
+  *function = NULL;
+  if (find(name, function, version, CU_GET_PROC_ADDRESS_DEFAULT, &status) == CUDA_SUCCESS && *function)
+    return slimSuccess;
+  return slimFail(slimUnhandledCudaError, "the CUDA driver has no %s of version %d", name, version);
 }
 
 slimResult_t slimDriverFail(CUresult error, const char* format, ...) {

@@ -66,6 +66,9 @@ slimDriverState slimDriverOpen(void);
 /* The table; whole once slimDriverOpen answered ready. */
 extern slimDriverTable slimCu;
 
+/* Another function of the open driver, for programs beside the library (tests, benchmarks). */
+slimResult_t slimDriverFind(void** function, const char* name, int version);
+
 /* slimUnhandledCudaError, with the driver's name and text of an error; the format says after "cu" what was called. */
 slimResult_t slimDriverFail(CUresult error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 

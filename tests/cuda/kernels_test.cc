@@ -18,6 +18,8 @@ namespace {
 using ref::Bytes;
 using ref::Type;
 
+extern "C" const unsigned char slimFatbin[];
+
 const char* const kNames[] = {
 #define NAME(name, args) "slim_" #name,
     SLIM_DEVICE_KERNELS(NAME)
@@ -54,7 +56,7 @@ class Device {
     EXPECT_EQ(CUDA_SUCCESS, cuDevicePrimaryCtxRetain(&context, 0));
     EXPECT_EQ(CUDA_SUCCESS, cuCtxSetCurrent(context));
     CUlibrary library;
-    EXPECT_EQ(CUDA_SUCCESS, cuLibraryLoadData(&library, "", nullptr, nullptr, 0, nullptr, nullptr, 0));
+    EXPECT_EQ(CUDA_SUCCESS, cuLibraryLoadData(&library, slimFatbin, nullptr, nullptr, 0, nullptr, nullptr, 0));
     for (int i = 0; i < slimNumDeviceKernels; i++)
       EXPECT_EQ(CUDA_SUCCESS, cuLibraryGetKernel(&kernel_[i], library, kNames[i])) << kNames[i];
   }
