@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The packed folder runs: with the stand-in in place of the driver it passes; without a driver it says so, status 77.
+set -euo pipefail
+dir=$TEST_TMPDIR/dist
+tests/gpu/dist.sh "$dir"
+rm "$dir/tests/kernels_test"                      # it has a test of its own
+mv "$dir/tests/collectives" "$dir/tests/.all"
+printf '#!/bin/bash\nexec "%s" --gtest_filter="*InPlace*:*AreStepsOfTheirOwn*"\n' "$dir/tests/.all" >"$dir/tests/collectives"
+chmod +x "$dir/tests/collectives"
+
+if ! ldconfig -p | grep -q 'libcuda\.so\.1'; then
+  status=0
+  out=$("$dir/run.sh" --quick) || status=$?
+  [[ $status == 77 && $out == SKIPPED:*libcuda.so.1* ]] || {
+    echo "without a driver: status $status, $out"
+    exit 1
+  }
+fi
+out=$(LD_LIBRARY_PATH=$PWD/tests/simgpu SIMGPU_DEVICES=2 "$dir/run.sh" --quick)
+echo "$out"
+[[ $out == *"2 passed, 0 failed" ]]
+grep -q 'copy from device to device' "$dir/results/benchmark.txt"

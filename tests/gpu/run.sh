@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# What `bazelw run //tests/gpu:dist -- DIR` packs: SlimCCL's device tests and its kernel benchmark for this machine's
+# NVIDIA GPUs. Needs the driver and glibc 2.34 or later, nothing else.
+#   run.sh [--quick]     --quick: a small benchmark, and no compute-sanitizer
+# Results go to results/ here. The last line is `N passed, N failed`. Exit status: 0 all passed, 1 something failed,
+# 77 there is no driver, none that is new enough, or no device.
+set -uo pipefail
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+quick=0
+[[ ${1:-} == --quick ]] && quick=1
+export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+TEST_TMPDIR=$(mktemp -d)
+export TEST_TMPDIR
+trap 'rm -rf "$TEST_TMPDIR"' EXIT
+results=${OUT:-$here/results}
+mkdir -p "$results" || exit 1
+
+probe=$("$here/bin/device" --mib 1 --repeats 1 --only fp16 2>&1)
+status=$?
+if ((status == 77)); then
+  echo "SKIPPED: nothing to test here: $probe"
+  exit 77
+elif ((status)); then
+  echo "FAILED: the first kernel did not run: $probe"
+  exit 1
+fi
+
+passed=0 failed=0
+# run NAME command…: its output to results/NAME.txt, the last lines to the terminal where it fails
+run() {
+  local name=$1
+  shift
+  if "$@" >"$results/$name.txt" 2>&1; then
+    echo "passed: $name"
+    ((++passed))
+  else
+    echo "FAILED: $name (see $results/$name.txt)"
+    tail -n 15 "$results/$name.txt"
+    ((++failed))
+  fi
+}
+
+for test in "$here"/tests/*; do run "${test##*/}" "$test"; done
+
+sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+if ((quick)); then
+  :
+elif [[ -x $sanitizer ]]; then
+  for tool in memcheck racecheck synccheck initcheck; do
+    run "$tool-kernels" "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/tests/kernels_test"
+    run "$tool-collectives" "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/tests/collectives" \
+      --gtest_filter='*InPlace*:*Replays*'
+  done
+else
+  echo "compute-sanitizer is not here: skipped"
+fi
+
+sizes=(--mib 256)
+((quick)) && sizes=(--mib 1 --repeats 1 --only onebit)
+run benchmark "$here/bin/device" "${sizes[@]}"
+((quick)) || cat "$results/benchmark.txt"
+
+echo "$passed passed, $failed failed"
+((failed == 0))
