@@ -197,6 +197,29 @@ static void sayRanks(const slimCallRecord* records, int ranks, int field, char* 
   }
 }
 
+/* comm->records are all ranks': they must be equal. */
+static slimResult_t compareRecords(const slimComm* comm) {
+  const slimCallRecord* records = comm->records;
+  char who[128], theirs[64], ours[64], call[128] = "";
+  const char* right = "be made with the same settings";
+  for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+    sayRanks(records, comm->ranks, (int)f, who, sizeof who);
+    if (!who[0]) continue;
+    int other = 0;
+    while (fieldOf(&records[other], f) == fieldOf(&records[0], f)) other++;
+    sayValue(&records[other], f, theirs, sizeof theirs);
+    sayValue(&records[0], f, ours, sizeof ours);
+    if (records[0].collective) {
+      snprintf(call, sizeof call, " (rank 0: %s, slot %d, step %" PRIu64 ")",
+               slimCollectiveName((int)records[0].collective), (int)records[0].slot, records[0].step);
+      right = "make the same calls in the same order";
+    }
+    return slimFail(slimInvalidUsage, "ranks disagree about the %s: rank %s has %s, rank 0 has %s%s; all ranks must %s",
+                    fields[f].name, who, theirs, ours, call, right);
+  }
+  return slimSuccess;
+}
+
 slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite) {
   const int ranks = comm->ranks;
   slimCallRecord* own = &comm->records[ranks];
@@ -214,27 +237,38 @@ slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite)
   comm->records[comm->rank] = *own;
 
   if (mine->result != slimSuccess) return slimFail((slimResult_t)mine->result, "%s", reason);
-  char who[128], theirs[64], ours[64];
+  char who[128];
   sayRanks(records, ranks, -1, who, sizeof who);
   if (who[0])
     return slimFail(slimRemoteError, "no rank made this %s: rank %s could not (its own message says why)",
                     slimCollectiveName((int)mine->collective), who);
-  for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
-    sayRanks(records, ranks, (int)f, who, sizeof who);
-    if (!who[0]) continue;
-    int other = 0;
-    while (fieldOf(&records[other], f) == fieldOf(&records[0], f)) other++;
-    sayValue(&records[other], f, theirs, sizeof theirs);
-    sayValue(&records[0], f, ours, sizeof ours);
-    return slimFail(slimInvalidUsage,
-                    "ranks disagree about the %s: rank %s has %s, rank 0 has %s (rank 0: %s, slot %d, step %" PRIu64
-                    "); all ranks must make the same calls in the same order",
-                    fields[f].name, who, theirs, ours, slimCollectiveName((int)records[0].collective),
-                    (int)records[0].slot, records[0].step);
-  }
+  SLIM_CHECK(compareRecords(comm));
   if (finite) {
     *finite = true;
     for (int r = 0; r < ranks; r++) *finite = *finite && records[r].finite;
   }
   return slimSuccess;
+}
+
+slimResult_t slimCommCompare(slimComm* comm) {
+  const slimDevice* device = comm->device;
+  const size_t ranks = (size_t)comm->ranks;
+  slimCallRecord* records = comm->records;
+  const slimCallRecord mine = {.magic = SLIM_RECORD_MAGIC,
+                               .version = SLIM_RECORD_VERSION,
+                               .algorithm = (uint32_t)comm->settings.algorithm,
+                               .slice = comm->settings.sliceBytes,
+                               .seed = comm->settings.seed};
+  slimCallRecord* there = device->alloc(comm, (ranks + 1) * sizeof *there);
+  if (!there) return slimSystemError;
+  slimResult_t result = device->write(comm, there + ranks, &mine, sizeof mine);
+  if (result == slimSuccess) {
+    for (size_t p = 0; p < ranks; p++)
+      comm->lanes[p] = (slimLane){there + ranks, sizeof *there, there + p, sizeof *there};
+    result = slimBegin(comm, agreeExchange);
+  }
+  if (result == slimSuccess) result = slimWait(comm, agreeExchange);
+  if (result == slimSuccess) result = device->read(comm, records, there, ranks * sizeof *records);
+  device->release(comm, there);
+  return result == slimSuccess ? compareRecords(comm) : result;
 }

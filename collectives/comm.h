@@ -84,6 +84,10 @@ slimResult_t slimBreak(slimComm* comm, slimResult_t result);
  * is set. */
 slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite);
 
+/* Once, where ranks cannot agree before each call (a device that is not readable): all ranks must have been made with
+ * the same settings. Waits for them. */
+slimResult_t slimCommCompare(slimComm* comm);
+
 double slimSeconds(void);
 void* slimAlignedAlloc(size_t bytes); /* 64-byte aligned, zeroed; free() */
 static inline size_t slimAlign64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }

@@ -196,7 +196,7 @@ static slimResult_t begin(slimComm* comm, CUstream stream) {
   cudaComm* c = comm->cuda;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   SLIM_CHECK(reported(comm));
-  c->stream = stream;
+  c->stream = c->copier.stream = stream;
   c->capture = 0;
   if (stream != c->own) SLIM_CU(StreamGetCaptureInfo, stream, &status, &c->capture, NULL, NULL, NULL);
   if (status == CU_STREAM_CAPTURE_STATUS_INVALIDATED)
@@ -476,7 +476,7 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
   if (result == slimSuccess) {
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* somebody else may be capturing */
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
-    *c = (cudaComm){.copier = {mark, await, move}, .device = device};
+    *c = (cudaComm){.copier = {mark, await, move, NULL}, .device = device};
     result = reserve(c, settings->deviceBytes);
     if (result != slimSuccess) discard(c);
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);

@@ -267,7 +267,13 @@ slimResult_t slimLocalTransports(slimTransport** transports, int ranks) {
   bool complete = true;
   for (int r = 0; r < ranks; r++) {
     endpoint* e = &endpoints[r];
-    e->base = (slimTransport){r, ranks, ranks, false, NULL, begin, await, NULL, fail, destroy};
+    e->base = (slimTransport){.rank = r,
+                              .ranks = ranks,
+                              .neighbours = ranks,
+                              .begin = begin,
+                              .wait = await,
+                              .fail = fail,
+                              .destroy = destroy};
     e->group = g;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->wake, &monotonic);

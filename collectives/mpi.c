@@ -188,7 +188,8 @@ slimResult_t slimMpiTransport(slimTransport** transport, MPI_Comm comm) {
     return result;
   }
   MPI_Comm_set_errhandler(me->comm, MPI_ERRORS_RETURN);
-  me->base = (slimTransport){0, 1, 1, false, NULL, begin, await, poll, fail, destroy};
+  me->base = (slimTransport){
+      .ranks = 1, .neighbours = 1, .begin = begin, .wait = await, .poll = poll, .fail = fail, .destroy = destroy};
   MPI_Comm_rank(me->comm, &me->base.rank);
   MPI_Comm_size(me->comm, &me->base.ranks);
   if (MPI_Comm_split_type(me->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node) == MPI_SUCCESS) {

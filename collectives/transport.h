@@ -23,6 +23,7 @@ struct slimCopier {
   slimResult_t (*await)(slimCopier* copier, const slimCopier* other,
                         int mark); /* what follows waits for other's mark */
   slimResult_t (*copy)(slimCopier* copier, void* to, const void* from, size_t bytes);
+  void* stream; /* of the call under way: a CUstream */
 };
 enum { slimMarks = 2 * slimExchanges };
 
@@ -40,6 +41,10 @@ struct slimTransport {
   /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the
    * ranks not heard from. An error is for good: the transport is broken from then on. */
   slimResult_t (*wait)(slimTransport* transport, int id, double timeout);
+
+  /* The collective uncompressed, for any type and op, by the library under the transport. NULL: there is none. */
+  slimResult_t (*plain)(slimTransport* transport, int collective, const void* x, void* y, size_t count,
+                        slimDataType_t type, slimRedOp_t op, int root);
 
   /* Lets exchanges under way advance; called between passes. May be NULL. */
   void (*poll)(slimTransport* transport);

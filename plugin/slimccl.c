@@ -105,6 +105,21 @@ static slimResult_t createOn(slimComm_t* comm, slimTransport* transport, const s
 #endif
 }
 
+slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport, int device,
+                                     const slimConfig_t* config) {
+  slimSettings settings;
+  slimResult_t result = comm ? settingsOf(config, &settings) : slimFail(slimInvalidArgument, "comm is NULL");
+  if (result != slimSuccess) {
+    transport->destroy(transport);
+    return result;
+  }
+  SLIM_CHECK(createOn(comm, transport, &settings, &device));
+  result = (*comm)->device->enter(*comm, NULL, true);
+  if (result == slimSuccess) result = (*comm)->device->leave(*comm, slimCommCompare(*comm));
+  if (result != slimSuccess) slimCommFree(*comm);
+  return result;
+}
+
 /* devices NULL: host memory. */
 static slimResult_t initLocal(slimComm_t* comms, int nranks, const int* devices, const slimConfig_t* config) {
   if (!comms) return slimFail(slimInvalidArgument, "comms is NULL: give an array of nranks handles");
@@ -364,6 +379,9 @@ static slimResult_t collective(const request* r) {
   if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
   const bool compressed = r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg);
   if (compressed) return slimStep(r->tensor, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
+  slimTransport* transport = r->comm->transport;
+  if (transport->plain)
+    return transport->plain(transport, (int)r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
   return slimPlain(r->comm, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
 }
 

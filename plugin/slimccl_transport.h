@@ -12,6 +12,10 @@ extern "C" {
 /* Takes the transport over, also on error. */
 SLIM_API slimResult_t slimCommInitTransport(slimComm_t* comm, slimTransport* transport, const slimConfig_t* config);
 
+/* The same on a CUDA device, by its ordinal; collective: the ranks' settings are compared. */
+SLIM_API slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport, int device,
+                                              const slimConfig_t* config);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,97 @@
+#include "collectives/nccl.h"
+
+#include <stdlib.h>
+
+#include "collectives/comm.h"
+
+typedef struct {
+  slimTransport base;
+  ncclComm_t comm;
+  const slimNccl* nccl;
+} endpoint;
+
+static slimResult_t resultOf(const slimNccl* nccl, ncclResult_t code, const char* what) {
+  if (code == ncclSuccess) return slimSuccess;
+  const slimResult_t result = code == ncclRemoteError       ? slimRemoteError
+                              : code == ncclInvalidArgument ? slimInvalidArgument
+                              : code == ncclInvalidUsage    ? slimInvalidUsage
+                                                            : slimSystemError;
+  return slimFail(result, "nccl%s: %s", what, nccl->getErrorString(code));
+}
+#define NCCL(call, name) SLIM_CHECK(resultOf(me->nccl, me->nccl->call, name))
+
+/* Between the group's begin and end: whatever fails, the group is closed. */
+static slimResult_t enqueue(endpoint* me, const slimLane* lanes, cudaStream_t stream) {
+  for (int d = 1; d < me->base.ranks; d++) {
+    const int to = (me->base.rank + d) % me->base.ranks, from = (me->base.rank + me->base.ranks - d) % me->base.ranks;
+    if (lanes[to].sendBytes) NCCL(send(lanes[to].send, lanes[to].sendBytes, ncclInt8, to, me->comm, stream), "Send");
+    if (lanes[from].recvBytes)
+      NCCL(recv(lanes[from].recv, lanes[from].recvBytes, ncclInt8, from, me->comm, stream), "Recv");
+  }
+  return slimSuccess;
+}
+
+static slimResult_t begin(slimTransport* transport, int id, const slimLane* lanes) {
+  endpoint* me = (endpoint*)transport;
+  slimCopier* copier = me->base.copier;
+  const slimLane* own = &lanes[me->base.rank];
+  (void)id; /* the stream keeps exchanges in order */
+  if (own->sendBytes && own->recvBytes && own->send != own->recv)
+    SLIM_CHECK(copier->copy(copier, own->recv, own->send, own->recvBytes));
+  if (me->base.ranks == 1) return slimSuccess;
+  NCCL(groupStart(), "GroupStart");
+  const slimResult_t result = enqueue(me, lanes, (cudaStream_t)copier->stream);
+  const ncclResult_t ended = me->nccl->groupEnd();
+  return result != slimSuccess ? result : resultOf(me->nccl, ended, "GroupEnd");
+}
+
+static slimResult_t await(slimTransport* transport, int id, double timeout) {
+  (void)transport, (void)id, (void)timeout; /* what follows on the stream waits by itself */
+  return slimSuccess;
+}
+
+static slimResult_t plain(slimTransport* transport, int collective, const void* x, void* y, size_t count,
+                          slimDataType_t slimType, slimRedOp_t slimOp, int root) {
+  endpoint* me = (endpoint*)transport;
+  const cudaStream_t stream = (cudaStream_t)me->base.copier->stream;
+  const ncclDataType_t type = (ncclDataType_t)slimType;
+  const ncclRedOp_t op = (ncclRedOp_t)slimOp;
+  switch ((slimCollective)collective) {
+    case slimCollectiveAllReduce:
+      return resultOf(me->nccl, me->nccl->allReduce(x, y, count, type, op, me->comm, stream), "AllReduce");
+    case slimCollectiveBroadcast:
+      return resultOf(me->nccl, me->nccl->broadcast(x, y, count, type, root, me->comm, stream), "Broadcast");
+    case slimCollectiveReduce:
+      return resultOf(me->nccl, me->nccl->reduce(x, y, count, type, op, root, me->comm, stream), "Reduce");
+    case slimCollectiveReduceScatter:
+      return resultOf(me->nccl, me->nccl->reduceScatter(x, y, count, type, op, me->comm, stream), "ReduceScatter");
+    case slimCollectiveAllGather:
+      return resultOf(me->nccl, me->nccl->allGather(x, y, count, type, me->comm, stream), "AllGather");
+  }
+  return slimFail(slimInternalError, "collective %d", collective);
+}
+_Static_assert((int)ncclInt8 == (int)slimInt8 && (int)ncclBfloat16 == (int)slimBfloat16 &&
+                   (int)ncclFloat64 == (int)slimFloat64 && (int)ncclAvg == (int)slimAvg && (int)ncclMax == (int)slimMax,
+               "types and ops are numbered as NCCL's");
+
+/* Whether the communicator still works is NCCL's to say: ncclCommGetAsyncError. */
+static void fail(slimTransport* transport, const char* why) { (void)transport, (void)why; }
+
+static void destroy(slimTransport* transport) { free(transport); }
+
+slimResult_t slimNcclTransport(slimTransport** transport, ncclComm_t comm, const slimNccl* nccl) {
+  endpoint* me = calloc(1, sizeof *me);
+  if (!me) return slimFail(slimSystemError, "out of memory for a communicator");
+  *me = (endpoint){
+      .base = {.neighbours = 1, .begin = begin, .wait = await, .plain = plain, .fail = fail, .destroy = destroy},
+      .comm = comm,
+      .nccl = nccl};
+  slimResult_t result = resultOf(nccl, nccl->commCount(comm, &me->base.ranks), "CommCount");
+  if (result == slimSuccess) result = resultOf(nccl, nccl->commUserRank(comm, &me->base.rank), "CommUserRank");
+  if (result != slimSuccess) {
+    free(me);
+    return result;
+  }
+  *transport = &me->base;
+  return slimSuccess;
+}
