@@ -191,7 +191,7 @@ TEST(MpiPreloadStatistics, AsJson) {
 
 // Data-parallel training in NumPy over mpi4py, as its users write it.
 TEST(MpiPreloadMpi4py, TrainsAsWellAsPlain) {
-  const std::string program = "/usr/bin/python3 " + training;
+  const std::string program = "/usr/bin/python3 '" + training + "'";  // the workspace's path may hold a space
   const Result plain = Launch(4, "", program, false),
                slim = Launch(4, "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_MIN_BYTES=1K", program);
   ASSERT_EQ(plain.status, 0) << plain.text;
