@@ -197,7 +197,10 @@ static slimResult_t worthwhile(slimChannel* c, const slimChannelCall* call, bool
     const slimAutoModel* a = &m->model;
     char from[32] = "no tensor";
     const uint64_t threshold = slimAutoThreshold(a);
-    if (threshold < UINT64_MAX) snprintf(from, sizeof from, "tensors from %.0f KiB", (double)threshold / 1024);
+    if (threshold < 1024)
+      snprintf(from, sizeof from, "all tensors");
+    else if (threshold < UINT64_MAX)
+      snprintf(from, sizeof from, "tensors from %.0f KiB", (double)threshold / 1024);
     slimLog(slimLogInfo, "communicator %s: plain %.3f ms + %.2f ms/MB, %s %.3f ms + %.2f ms/MB: auto compresses %s",
             c->name, 1e3 * a->plainStart, 1e9 * a->plainPerByte, call->action->spec[slimSpecFull], 1e3 * a->slimStart,
             1e9 * a->slimPerByte, from);
