@@ -42,6 +42,7 @@ clean() {
     ip netns delete "$lab-$i" 2>/dev/null || true
   done
   ip link delete "$bridge" 2>/dev/null || true
+  rm -f "/tmp/$lab.sh"
 }
 trap clean EXIT
 
@@ -73,9 +74,12 @@ for ((i = 1; i <= hosts; i++)); do
   list+=${list:+,}$net.$i:1
 done
 
-self=$(readlink -f "${BASH_SOURCE[0]}")
+# mpirun splits its agent's name at spaces, which this file's may have.
+agent=/tmp/$lab.sh
+printf '#!/bin/sh\nexec "%s" --enter "%s" "$@"\n' "$(readlink -f "${BASH_SOURCE[0]}")" "$lab" >"$agent"
+chmod +x "$agent"
 ip netns exec "$lab-1" unshare --uts sh -c 'hostname host1; exec "$@"' netlab \
   mpirun --allow-run-as-root -n "$hosts" --host "$list" --oversubscribe --bind-to none \
-  --mca plm_rsh_agent "$self --enter $lab" --mca plm_rsh_no_tree_spawn 1 \
+  --mca plm_rsh_agent "$agent" --mca plm_rsh_no_tree_spawn 1 \
   --mca btl tcp,self --mca btl_tcp_if_include "$net.0/24" --mca oob_tcp_if_include "$net.0/24" \
   --mca mpi_yield_when_idle 1 "$@" </dev/null
