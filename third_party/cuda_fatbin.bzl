@@ -11,7 +11,8 @@ def _run(ctx, inputs, outputs, command):
     ctx.actions.run_shell(
         inputs = inputs,
         outputs = outputs,
-        command = command,
+        # nvcc names its temporary files after its process, whose number is the same in every sandbox, while /tmp is one.
+        command = "export TMPDIR=$(mktemp -d) && trap 'rm -rf \"$TMPDIR\"' EXIT && " + command,
         mnemonic = "CudaFatbin",
         progress_message = "Compiling %s for CUDA" % ctx.file.src.short_path,
         env = {"PATH": NVCC[:-len("/nvcc")] + ":/usr/bin:/bin"},
