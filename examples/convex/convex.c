@@ -12,7 +12,7 @@
 #include "examples/plot.h"
 #include "examples/table.h"
 
-static const Paper* const papers[] = {&paperDiana, &paperFo, &paperShifted, &paperMemsgd, &paperSign};
+static const Paper* const papers[] = {&paperDiana, &paperFo, &paperTnqsgd, &paperShifted, &paperMemsgd, &paperSign};
 enum { paperCount = sizeof papers / sizeof *papers, maxSeeds = 32 };
 
 /* What every method's step size is tuned over: multiples of theory's. */

@@ -56,7 +56,7 @@ typedef struct {
   int count;
 } Paper;
 
-extern const Paper paperDiana, paperFo, paperShifted, paperMemsgd, paperSign;
+extern const Paper paperDiana, paperFo, paperTnqsgd, paperShifted, paperMemsgd, paperSign;
 
 /* ---- What methods share ----------------------------------------------------------------------------------------- */
 

@@ -103,7 +103,7 @@ TEST(Bits, AreThoseOnTheWire) {
   Data data;
   dataRegression(&data, 100, 80, 1);
   const Task p(problemRidge, data, 4, 0, 0.1);
-  for (const Paper* paper : {&paperDiana, &paperShifted, &paperSign})
+  for (const Paper* paper : {&paperDiana, &paperShifted, &paperSign, &paperTnqsgd})
     for (int e = 0; e < paper->count; e++)
       for (int m = 0; m < paper->experiments[e].count; m++) {
         const Method& method = paper->experiments[e].methods[m];
@@ -154,6 +154,45 @@ TEST(MemSgd, OneValueAStepKeepsUpWithSgd) {
     EXPECT_LE(end("top-1"), 2 * sgd) << "seed " << seed;
     EXPECT_LE(end("top-1, every other step"), 2 * sgd) << "seed " << seed;
     EXPECT_GE(end("top-1 without memory"), 10 * sgd) << "seed " << seed;
+  }
+}
+
+// ---- TNQSGD (arXiv 2402.01160, 2402.01798); its levels and errors: tests/codec/truncated_test.cc --------------------
+
+Data mushrooms(bool sorted) {
+  Data data;
+  EXPECT_EQ(dataLoad(&data, "/usr/share/doc/libfann-dev/examples/datasets/mushroom.train"), 0);
+  if (sorted) dataSort(&data);
+  return data;
+}
+
+TEST(Tnqsgd, ThreeBitsFollowOneGradient) {
+  const Task p(problemLogistic, mushrooms(false), 1, 0, 0.03);
+  const Result plain = runOf(p, methodOf(paperTnqsgd, "uncompressed"), 1, 1500, 2);
+  ASSERT_GT(plain.arrived(), 0);
+  for (uint64_t seed = 1; seed <= 3; seed++)
+    for (const char* label : {"TNQSGD", "truncated, uniform levels", "TBQSGD (power law)"}) {
+      const Result run = runOf(p, methodOf(paperTnqsgd, label), seed, 1500, 2);
+      EXPECT_GT(run.reached[2].round, 0) << label << ", seed " << seed;
+      EXPECT_LE(run.reached[2].bits, plain.reached[2].bits / 4) << label << ", seed " << seed;
+    }
+}
+
+// What is cut off is a bias: where workers differ it keeps x away from x*, whatever the step size. A threshold for the
+// mean of eight cuts less off.
+TEST(Tnqsgd, TruncationBiasesUnlikeWorkers) {
+  const Task p(problemLogistic, mushrooms(true), 8, 0, 0.03);
+  for (uint64_t seed = 1; seed <= 3; seed++) {
+    auto plateau = [&](const char* label, double multiplier) {
+      return runOf(p, methodOf(paperTnqsgd, label), seed, 1000, multiplier).plateau;
+    };
+    const double large = plateau("TNQSGD", 4), small = plateau("TNQSGD", 1);
+    const double eight = plateau("TNQSGD, threshold for 8 workers", 1), qsgd = plateau("QSGD, ∞-norm", 1);
+    std::printf("seed %d: %.2e, a quarter of the step %.2e, for 8 workers %.2e, QSGD %.2e\n", static_cast<int>(seed),
+                large, small, eight, qsgd);
+    EXPECT_GT(small, large / 2) << "seed " << seed;
+    EXPECT_LT(eight, small / 10) << "seed " << seed;
+    EXPECT_LT(qsgd, small / 10) << "seed " << seed;
   }
 }
 
