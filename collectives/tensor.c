@@ -239,20 +239,25 @@ void slimTensorLengths(const slimTensor* t, uint64_t lengths[slimStateArrays]) {
 
 static bool isEf(const slimFeedback* f) { return f->memory && f->sigma == 1 && f->a == 1 && f->b == 1 && f->c == -1; }
 
-slimResult_t slimTensorAllocate(slimTensor* t) {
+void slimTensorShape(slimTensor* t) {
   uint64_t lengths[slimStateArrays];
   slimTensorLengths(t, lengths);
+  for (int i = 0; i < slimStateArrays; i++) t->arrays[i] = (slimArray){NULL, lengths[i], false};
+  t->s.bf16 = t->compressor->up.feedback.bf16;
+  t->e.bf16 = t->compressor->down.feedback.bf16;
+}
+
+slimResult_t slimTensorAllocate(slimTensor* t) {
   const slimDevice* device = t->comm->device;
-  const bool up = t->compressor->up.feedback.bf16, down = t->compressor->down.feedback.bf16;
   slimResult_t result = slimSuccess;
-  if ((up || down) && !device->readable)
+  if ((t->compressor->up.feedback.bf16 || t->compressor->down.feedback.bf16) && !device->readable)
     return slimFail(slimInvalidUsage, "memory=bf16 is for tensors in host memory: leave it out of %s",
                     t->compressor->text);
+  slimTensorShape(t);
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
     slimArray* a = &t->arrays[i];
-    *a = (slimArray){NULL, lengths[i], (a == &t->s && up) || (a == &t->e && down)};
-    if (!lengths[i]) continue;
-    const size_t bytes = lengths[i] > SIZE_MAX / 16 ? SIZE_MAX / 2 : slimArrayBytes(a, t->type);
+    if (!a->n) continue;
+    const size_t bytes = a->n > SIZE_MAX / 16 ? SIZE_MAX / 2 : slimArrayBytes(a, t->type);
     a->data = device->alloc(t->comm, bytes);
     if (!a->data) {
       char why[256];
@@ -288,30 +293,10 @@ static uint64_t sliceOf(const slimTensor* t, uint32_t unit) {
   return (n ? n : 1) * ranks * unit;
 }
 
-slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataType_t type, uint64_t count, int root) {
+slimResult_t slimTensorFix(slimTensor* t, slimCollective collective, slimDataType_t type, uint64_t count, int root) {
   const slimCompressor* c = t->compressor;
-  if (t->spoiled)
-    return slimFail(slimInvalidUsage,
-                    "slot %u: an earlier call failed half-way and left its state undefined; slimTensorReset or "
-                    "slimStateLoad makes it usable again",
-                    t->slot);
-  if (t->started) {
-    if (collective == t->collective && type == t->type && count == t->cut.count && root == t->root) return slimSuccess;
-    return slimFail(slimInvalidUsage,
-                    "slot %u holds %llu elements of %s for %s (root %d); this call has %llu of %s for %s (root %d): "
-                    "use another slot, "
-                    "or slimTensorReset",
-                    t->slot, (unsigned long long)t->cut.count, slimTypeName(t->type),
-                    slimCollectiveName((int)t->collective), t->root, (unsigned long long)count, slimTypeName(type),
-                    slimCollectiveName((int)collective), root);
-  }
   if (c->down.feedback.momentum > 0)
     return slimFail(slimInvalidUsage, "momentum belongs to the uplink: leave it out of the downlink of %s", c->text);
-  if (t->comm->device->captures(t->comm))
-    return slimFail(slimInvalidUsage,
-                    "slot %u: the first call of a tensor allocates its state, which a graph cannot do: make one call "
-                    "before the capture",
-                    t->slot);
   t->collective = collective;
   t->type = type;
   t->root = root;
@@ -333,6 +318,31 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
   if (!both && collective != slimCollectiveBroadcast) slice /= (uint64_t)t->comm->ranks;
   if (slimTreeIsGlobal(c->up.tree)) slice = count ? count : 1;
   t->cut = (slimCut){count, slice, unit, t->comm->ranks};
+  return slimSuccess;
+}
+
+slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataType_t type, uint64_t count, int root) {
+  if (t->spoiled)
+    return slimFail(slimInvalidUsage,
+                    "slot %u: an earlier call failed half-way and left its state undefined; slimTensorReset or "
+                    "slimStateLoad makes it usable again",
+                    t->slot);
+  if (t->started) {
+    if (collective == t->collective && type == t->type && count == t->cut.count && root == t->root) return slimSuccess;
+    return slimFail(slimInvalidUsage,
+                    "slot %u holds %llu elements of %s for %s (root %d); this call has %llu of %s for %s (root %d): "
+                    "use another slot, "
+                    "or slimTensorReset",
+                    t->slot, (unsigned long long)t->cut.count, slimTypeName(t->type),
+                    slimCollectiveName((int)t->collective), t->root, (unsigned long long)count, slimTypeName(type),
+                    slimCollectiveName((int)collective), root);
+  }
+  if (t->comm->device->captures(t->comm))
+    return slimFail(slimInvalidUsage,
+                    "slot %u: the first call of a tensor allocates its state, which a graph cannot do: make one call "
+                    "before the capture",
+                    t->slot);
+  SLIM_CHECK(slimTensorFix(t, collective, type, count, root));
   SLIM_CHECK(slimTensorAllocate(t));
   t->started = true;
   t->step = 0;

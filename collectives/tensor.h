@@ -90,6 +90,11 @@ void slimTensorClose(slimTensor* tensor);
 /* First use: fixes what the call fixes, allocates state. Later uses: checks that it is the same. */
 slimResult_t slimTensorStart(slimTensor* tensor, slimCollective collective, slimDataType_t type, uint64_t count,
                              int root);
+/* What it fixes: collective, type, count and root; the algorithm; how elements are cut. Allocates nothing. */
+slimResult_t slimTensorFix(slimTensor* tensor, slimCollective collective, slimDataType_t type, uint64_t count,
+                           int root);
+/* The state arrays' lengths and widths under the fixed members, without data. */
+void slimTensorShape(slimTensor* tensor);
 /* Allocates what tensor's fixed members ask for; all other members stay. */
 slimResult_t slimTensorAllocate(slimTensor* tensor);
 /* Lengths of the state arrays under the fixed members. */

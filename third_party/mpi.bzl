@@ -1,6 +1,7 @@
 """Finds MPI on this machine through its compiler wrapper, mpicc.
 
 @mpi//:mpi       a cc_library: headers and link options (incompatible where there is no MPI)
+@mpi//:headers   the headers alone
 @mpi//:defs.bzl  MPI_AVAILABLE (bool), MPI_RUN (path of mpirun, "" where absent) and
                  requires_mpi(), for the target_compatible_with of each target that needs MPI
 
@@ -20,14 +21,20 @@ _BUILD = """\
 package(default_visibility = ["//visibility:public"])
 
 cc_library(
-    name = "mpi",
-    srcs = {srcs},
+    name = "headers",
     hdrs = glob({hdrs}),
     includes = {includes},
     # MPI's old C++ interface needs a library of its own.
     defines = ["OMPI_SKIP_MPICXX", "MPICH_SKIP_MPICXX"],
+    target_compatible_with = {constraint},
+)
+
+cc_library(
+    name = "mpi",
+    srcs = {srcs},
     linkopts = {linkopts},
     target_compatible_with = {constraint},
+    deps = [":headers"],
     alwayslink = True,
 )
 """
