@@ -24,6 +24,9 @@ static void row(const char* name) { printf("%-12s", name); }
 
 /* ---- The machine ------------------------------------------------------------------------------------------------ */
 
+#define SLIM_FEATURES(X) \
+  X("avx2") X("fma") X("bmi2") X("avx512f") X("avx512bw") X("avx512cd") X("avx512dq") X("avx512vl")
+
 static void showCpu(void) {
   cpu_set_t cores;
   row("CPU");
@@ -33,13 +36,11 @@ static void showCpu(void) {
     if (slimKernelsByName(sets[i])) printf(" %s%s", sets[i], strcmp(sets[i], slimCpuName()) ? "" : " (in use)");
 #ifdef __x86_64__
   printf("; features:");
-#define SHOW(feature) \
+#define SLIM_SHOW_(feature) \
   if (__builtin_cpu_supports(feature)) printf(" " feature);
-  SHOW("avx2")
-  SHOW("fma") SHOW("bmi2") SHOW("avx512f") SHOW("avx512bw") SHOW("avx512cd") SHOW("avx512dq") SHOW("avx512vl")
-#undef SHOW
+  SLIM_FEATURES(SLIM_SHOW_)
 #endif
-      putchar('\n');
+  putchar('\n');
 }
 
 /* Opens a library of one of these names as the system finds it, and prints row and path; NULL: there is none. */
