@@ -15,7 +15,8 @@ static const Options defaults = {.ranks = 4,
                                  .seed = 1,
                                  .rate = 3.2,
                                  .momentum = 0.0,
-                                 .clip = 1.0};
+                                 .clip = 1.0,
+                                 .device = "cpu"};
 
 static const Flag flags[] = {
     {"text", "FILE", "learn this text; may be repeated (the licenses in /usr/share/common-licenses)", flagTexts,
@@ -24,6 +25,8 @@ static const Flag flags[] = {
      flagTexts, parsed.compress, 0, maxSpecs, &parsed.specs},
     {"ranks", "N", "virtual ranks, a thread each; under mpirun its processes are the ranks", flagInteger, &parsed.ranks,
      1, 1024, NULL},
+    {"device", "cpu|cuda", "where gradients are compressed and exchanged; the model computes on the CPU (cpu)",
+     flagText, &parsed.device, 0, 0, NULL},
     {"steps", "N", "training steps", flagInteger, &parsed.steps, 1, 1e9, NULL},
     {"batch", "N", "characters a step, all ranks together", flagInteger, &parsed.batch, 1, 1 << 24, NULL},
     {"lr", "RATE", "learning rate at its highest: it rises over the first tenth, then falls to zero", flagNumber,

@@ -11,7 +11,7 @@ typedef struct {
   int texts, specs;
   int ranks, steps, batch, context, embed, hidden, evalEvery, evalSamples, seed;
   double rate, momentum, clip;
-  const char *csv, *plot;
+  const char *device, *csv, *plot;
   int accept, help;
 } Options;
 

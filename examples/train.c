@@ -15,6 +15,8 @@ static const char* const defaultSpecs[] = {
     "ef(onebit)", "ef(topk(ratio=0.01))", "ef(rotate(onebit))", "ef(qsgd(bits=4))", "onebit", "topk(ratio=0.01)"};
 enum { defaultSpecCount = sizeof defaultSpecs / sizeof *defaultSpecs };
 
+static int onCuda(const Options* options) { return !strcmp(options->device, "cuda"); }
+
 static double finalLoss(const Run* run) {
   const double loss = run->evaluations[run->count - 1].valid;
   return isfinite(loss) ? loss : INFINITY;
@@ -48,7 +50,7 @@ static int csvWrite(const char* path, const Run* runs, int count) {
   for (int r = 0; r < count; r++)
     for (int i = 0; i < runs[r].count; i++) {
       const Evaluation* e = &runs[r].evaluations[i];
-      fprintf(out, "\"%s\",%llu,%d,%.6f,%.6f,%.0f\n", runs[r].spec ? runs[r].spec : "uncompressed",
+      fprintf(out, "\"%s\",%llu,%d,%.17g,%.17g,%.0f\n", runs[r].spec ? runs[r].spec : "uncompressed",
               (unsigned long long)runs[r].seed, e->step, e->train, e->valid, e->bytes);
     }
   const int failed = ferror(out);
@@ -149,7 +151,7 @@ static void printReplicas(int agree) {
          agree ? "all ranks ended every run with bit-identical parameters" : "RANKS ENDED WITH DIFFERENT PARAMETERS");
 }
 
-static void printRuns(const Run* runs, int count) {
+static void printRuns(const Options* options, const Run* runs, int count) {
   static const char* const headings[] = {"spec",     "final loss", "vs uncompressed", "sent a step and rank",
                                          "ratio",    "encode ms",  "exchange ms",     "reduce ms",
                                          "decode ms"};
@@ -168,7 +170,9 @@ static void printRuns(const Run* runs, int count) {
     ratioCell(&table, 4, run);
     const double seconds[] = {run->encodeSeconds, run->exchangeSeconds, run->reduceSeconds, run->decodeSeconds};
     for (int i = 0; i < 4; i++) {
-      if (r || i == 1) {
+      if (onCuda(options)) {
+        tableCell(&table, 5 + i, "-"); /* the host's clock knows nothing of a device's work */
+      } else if (r || i == 1) {
         tableCell(&table, 5 + i, "%.2f", 1e3 * seconds[i]);
       } else {
         tableCell(&table, 5 + i, "-");
@@ -200,7 +204,7 @@ static int compare(const Options* options, const Text* text) {
   int failed = !agree;
   if (trainerPrints()) {
     putchar('\n');
-    printRuns(runs, count);
+    printRuns(options, runs, count);
     printf("\nLoss: nats per character on held-out text; it was %.4f at the start.\n", runs[0].evaluations[0].valid);
     printReplicas(agree);
     failed |= writeFiles(options, parameters, runs, count, count);
@@ -351,6 +355,8 @@ static int trainMain(int argc, char** argv) {
   const int ranks = trainerRanks(&options);
   if (options.accept && options.specs) return usage("--accept has its own compressors: leave out --compress");
   if (options.batch % ranks) return usage("--batch must be a multiple of the number of ranks");
+  if (!onCuda(&options) && strcmp(options.device, "cpu")) return usage("--device is cpu or cuda");
+  if (onCuda(&options) && trainerOnCuda()) return 1;
   for (int s = 0; s < options.specs; s++)
     if (trainerCheckSpec(options.compress[s])) return 2;
   for (int t = 0; t < options.texts; t++) options.text[t] = callersPath(options.text[t]);

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "examples/device.h"
 #include "examples/model.h"
 #include "slimccl.h"
 #ifdef SLIM_MPI
@@ -17,6 +18,7 @@
 #endif
 
 static int processRank, processCount = 1;
+static int devices; /* CUDA's, where gradients are exchanged; 0: in host memory */
 
 /* Ends the program from whichever rank came first. */
 __attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char* format, ...) {
@@ -38,6 +40,10 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char* fo
 
 static void check(slimResult_t result, const char* what) {
   if (result != slimSuccess) fatal("%s: %s: %s", what, slimGetErrorString(result), slimGetLastError());
+}
+
+static void checkDevice(const char* failed) {
+  if (failed) fatal("the CUDA driver refused %s", failed);
 }
 
 static double now(void) {
@@ -70,6 +76,13 @@ void trainerFinish(void) {
 int trainerRanks(const Options* options) { return processCount > 1 ? processCount : options->ranks; }
 int trainerPrints(void) { return processRank == 0; }
 
+int trainerOnCuda(void) {
+  const char* why = "ranks are threads of one process there: leave out mpirun";
+  devices = processCount > 1 ? 0 : devicesOpen(&why);
+  if (!devices) fprintf(stderr, "train: --device cuda: %s\n", why);
+  return devices ? 0 : -1;
+}
+
 static ModelShape shapeOf(const Options* options, const Text* text) {
   return (ModelShape){text->vocabulary, options->context, options->embed, options->hidden};
 }
@@ -98,8 +111,9 @@ int trainerCheckSpec(const char* spec) {
 typedef struct {
   const Options* options;
   const Text* text;
-  Run* run; /* written by one rank of a process alone: `keeps` */
-  slimComm_t comm;
+  Run* run;             /* written by one rank of a process alone: `keeps` */
+  slimComm_t comm;      /* in host memory: losses, and gradients where devices == 0 */
+  slimComm_t gradients; /* where gradients are */
 } Worker;
 
 /* Sum over ranks of n doubles, the same bits everywhere. */
@@ -164,13 +178,28 @@ static uint64_t fingerprint(const Model* model) {
   return hash;
 }
 
+/* gradient ← its mean over ranks, by way of a device's buffer where that is not NULL. Plain sums are not to be had
+ * there: fp32 is the compressor that changes nothing. */
+static void exchangeGradients(Model* model, const slimTensor_t* tensors, slimComm_t comm, const DeviceBuffer* buffer) {
+  float* gradient = buffer ? buffer->data : model->gradient;
+  const size_t bytes = model->count * sizeof *gradient;
+  if (buffer) checkDevice(deviceWrite(buffer, model->gradient, bytes));
+  for (int t = 0; t < modelTensors; t++) {
+    float* part = gradient + model->offset[t];
+    const size_t count = model->offset[t + 1] - model->offset[t];
+    check(slimAllReduce(part, part, count, slimFloat32, slimAvg, tensors[t], comm, buffer ? buffer->stream : NULL),
+          "slimAllReduce");
+  }
+  if (buffer) checkDevice(deviceRead(buffer, model->gradient, bytes));
+}
+
 static void* train(void* argument) {
   Worker* worker = argument;
   const Options* options = worker->options;
   const Text* text = worker->text;
   Run* run = worker->run;
   const char* spec = run->spec;
-  slimComm_t comm = worker->comm;
+  slimComm_t comm = worker->comm, gradients = worker->gradients;
   int rank, ranks;
   check(slimCommUserRank(comm, &rank), "slimCommUserRank");
   check(slimCommCount(comm, &ranks), "slimCommCount");
@@ -187,8 +216,10 @@ static void* train(void* argument) {
   for (size_t i = from; i < to; i++) valid[i - from] = text->valid[i * text->validCount / samples];
 
   slimTensor_t tensors[modelTensors] = {NULL};
-  for (uint32_t t = 0; spec && t < modelTensors; t++)
-    check(slimTensorCreate(&tensors[t], comm, spec, t), "slimTensorCreate");
+  for (uint32_t t = 0; t < modelTensors && (spec || devices); t++)
+    check(slimTensorCreate(&tensors[t], gradients, spec ? spec : "fp32", t), "slimTensorCreate");
+  DeviceBuffer buffer = {NULL, NULL};
+  if (devices) checkDevice(deviceOpen(&buffer, rank % devices, model->count * sizeof(float)));
 
   const double ringBytes = 2.0 * (ranks - 1) / ranks * sizeof(float) * (double)model->count;
   const double started = now();
@@ -225,11 +256,7 @@ static void* train(void* argument) {
     double ready = 0;
     sumOverRanks(&ready, 1, comm); /* so that the times below are the exchange's, not the wait for the slowest rank */
     const double before = now();
-    for (int t = 0; t < modelTensors; t++) {
-      float* gradient = model->gradient + model->offset[t];
-      const size_t count = model->offset[t + 1] - model->offset[t];
-      check(slimAllReduce(gradient, gradient, count, slimFloat32, slimAvg, tensors[t], comm, NULL), "slimAllReduce");
-    }
+    exchangeGradients(model, tensors, gradients, devices ? &buffer : NULL);
     exchange += now() - before;
     const double rate = run->rate * schedule(step, options->steps) * clipping(model, options->clip);
     modelStep(model, (float)rate, (float)options->momentum);
@@ -264,7 +291,8 @@ static void* train(void* argument) {
     snprintf(run->printed, sizeof run->printed, "%s", spec ? slimTensorSpec(tensors[0]) : "uncompressed");
     progress(run, options->steps, &last, started, 1);
   }
-  for (int t = 0; spec && t < modelTensors; t++) check(slimTensorDestroy(tensors[t]), "slimTensorDestroy");
+  if (devices) checkDevice(deviceClose(&buffer));
+  for (int t = 0; t < modelTensors && tensors[t]; t++) check(slimTensorDestroy(tensors[t]), "slimTensorDestroy");
   modelDestroy(model);
   free(valid);
   free(positions);
@@ -278,25 +306,38 @@ void trainerRun(const Options* options, const Text* text, Run* run) {
   run->count = 0;
 #ifdef SLIM_MPI
   if (processCount > 1) {
-    Worker worker = {options, text, run, NULL};
+    Worker worker = {options, text, run, NULL, NULL};
     check(slimCommInitMPI(&worker.comm, MPI_COMM_WORLD, &config), "slimCommInitMPI");
+    worker.gradients = worker.comm;
     train(&worker);
     check(slimCommDestroy(worker.comm), "slimCommDestroy");
     return;
   }
 #endif
   const int ranks = options->ranks;
-  slimComm_t* comms = calloc((size_t)ranks, sizeof *comms);
+  slimComm_t *comms = calloc((size_t)ranks, sizeof *comms), *gradients = comms;
   pthread_t* threads = calloc((size_t)ranks, sizeof *threads);
   Worker* workers = calloc((size_t)ranks, sizeof *workers);
   if (!comms || !threads || !workers) fatal("out of memory");
   check(slimCommInitLocal(comms, ranks, &config), "slimCommInitLocal");
+  if (devices) {
+    int* device = malloc((size_t)ranks * sizeof *device);
+    gradients = calloc((size_t)ranks, sizeof *gradients);
+    if (!device || !gradients) fatal("out of memory");
+    for (int r = 0; r < ranks; r++) device[r] = r % devices;
+    check(slimCommInitLocalDevices(gradients, ranks, device, &config), "slimCommInitLocalDevices");
+    free(device);
+  }
   for (int r = 0; r < ranks; r++) {
-    workers[r] = (Worker){options, text, run, comms[r]};
+    workers[r] = (Worker){options, text, run, comms[r], gradients[r]};
     if (pthread_create(&threads[r], NULL, train, &workers[r])) fatal("could not start a thread for rank %d", r);
   }
   for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
-  for (int r = 0; r < ranks; r++) check(slimCommDestroy(comms[r]), "slimCommDestroy");
+  for (int r = 0; r < ranks; r++) {
+    if (devices) check(slimCommDestroy(gradients[r]), "slimCommDestroy");
+    check(slimCommDestroy(comms[r]), "slimCommDestroy");
+  }
+  if (devices) free(gradients);
   free(comms);
   free(threads);
   free(workers);

@@ -31,6 +31,9 @@ typedef struct {
   double seconds;
 } Run;
 
+/* Makes the ranks of all runs exchange their gradients in the memory of CUDA devices, rank r on device r modulo their
+ * number. Returns 0, or −1 after a message on stderr. */
+int trainerOnCuda(void);
 /* Starts MPI where the program was built with it; trainerRanks: how many ranks train. Both end the program with a
  * message where something is wrong. */
 void trainerInit(int* argc, char*** argv);

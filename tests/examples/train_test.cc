@@ -140,8 +140,8 @@ TEST(Train, PathsAreTheCallers) {
 TEST(Train, HelpNamesEveryFlag) {
   const Result result = run("--help");
   ASSERT_EQ(result.status, 0);
-  for (const char* flag : {"--text", "--compress", "--ranks", "--steps", "--batch", "--lr", "--momentum", "--hidden",
-                           "--embed", "--context", "--seed", "--csv", "--plot", "--accept", "--eval-every"})
+  for (const char* flag : {"--text", "--compress", "--ranks", "--device", "--steps", "--batch", "--lr", "--momentum",
+                           "--hidden", "--embed", "--context", "--seed", "--csv", "--plot", "--accept", "--eval-every"})
     EXPECT_NE(result.output.find(flag), std::string::npos) << flag;
 }
 
@@ -157,6 +157,7 @@ TEST(Train, WrongFlagsAreRefused) {
                      {"--help=yes", "takes no value"},
                      {"--ranks 3 --batch 64", "multiple"},
                      {"--accept --compress onebit", "--accept"},
+                     {"--device gpu", "--device is cpu or cuda"},
                      {"--compress 'ef(qsgd(bit=4))'", "unknown option 'bit' of qsgd"},
                      {"--compress nothing", "nothing"}};
   for (const auto& w : wrong) {
@@ -164,6 +165,9 @@ TEST(Train, WrongFlagsAreRefused) {
     EXPECT_EQ(result.status, 2) << w.arguments << "\n" << result.output;
     EXPECT_NE(result.output.find(w.message), std::string::npos) << w.arguments << "\n" << result.output;
   }
+  const Result without = run("--device cuda", "CUDA_VISIBLE_DEVICES=");
+  EXPECT_EQ(without.status, 1);
+  EXPECT_NE(without.output.find("train: --device cuda: "), std::string::npos) << without.output;
   const Result missing = run("--text /nowhere/at/all");
   EXPECT_EQ(missing.status, 1);
   EXPECT_NE(missing.output.find("/nowhere/at/all"), std::string::npos);
