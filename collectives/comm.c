@@ -1,5 +1,7 @@
 #include "collectives/comm.h"
 
+#include "collectives/ranges.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,6 +74,7 @@ static slimResult_t remember(slimComm* comm, slimResult_t result) {
 }
 
 slimResult_t slimBegin(slimComm* comm, int id) {
+  SLIM_RANGE("exchange");
   if (comm->broken) return slimFail(slimRemoteError, "this communicator failed earlier: %s", comm->why);
   const double start = slimSeconds();
   for (int p = 0; p < comm->ranks; p++)
@@ -85,6 +88,7 @@ slimResult_t slimBegin(slimComm* comm, int id) {
 }
 
 slimResult_t slimWait(slimComm* comm, int id) {
+  SLIM_RANGE("exchange");
   if (comm->broken) return slimFail(slimRemoteError, "this communicator failed earlier: %s", comm->why);
   const double start = slimSeconds();
   slimResult_t result =

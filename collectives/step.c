@@ -1,5 +1,7 @@
 #include "collectives/step.h"
 
+#include "collectives/ranges.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +72,7 @@ static slimResult_t encodePieces(slimCall* call, slimPiece p, float* mean, uint8
 }
 
 slimResult_t slimEncodeSlice(slimCall* call, uint64_t k) {
+  SLIM_RANGE("encode");
   slimTensor* t = call->tensor;
   const double start = slimSeconds();
   const int pieces = slimSendPieces(t);
@@ -88,6 +91,7 @@ slimResult_t slimEncodeSlice(slimCall* call, uint64_t k) {
 }
 
 slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass) {
+  SLIM_RANGE("reduce");
   const double start = slimSeconds();
   slimResult_t result = call->comm->device->reduce(call, pass);
   call->tensor->reduceSeconds += slimSeconds() - start;
@@ -95,6 +99,7 @@ slimResult_t slimReducePiece(slimCall* call, const slimReducePass* pass) {
 }
 
 slimResult_t slimDecodePieces(slimCall* call, const slimDecodePass* pass, const slimSplit* split) {
+  SLIM_RANGE("decode");
   const double start = slimSeconds();
   slimResult_t result = call->comm->device->decode(call, pass, split);
   call->tensor->decodeSeconds += slimSeconds() - start;

@@ -3,7 +3,7 @@
 @cuda//:headers   a cc_library: cuda.h and its kin (incompatible where there is no toolkit)
 @cuda//:defs.bzl  CUDA_AVAILABLE (bool), CUDA_HOME and NVCC (paths, "" where absent) and
                   requires_cuda(), for the target_compatible_with of each target that needs the toolkit;
-                  requires_nccl() for those that need nccl.h beside it too
+                  requires_nccl() for those that need nccl.h beside it too; NVTX_AVAILABLE (bool): nvtx3/ is there
 
 SLIM_CUDA=0 in the environment makes it look as if there were no toolkit.
 """
@@ -14,6 +14,8 @@ CUDA_AVAILABLE = {available}
 CUDA_HOME = "{home}"
 
 NVCC = "{nvcc}"
+
+NVTX_AVAILABLE = {nvtx}
 
 def requires_cuda():
     return {constraint}
@@ -53,7 +55,7 @@ def _cuda_configure_impl(ctx):
     if not home:
         print("no CUDA Toolkit found: the targets that need it are skipped")  # buildifier: disable=print
         constraint = ["@platforms//:incompatible"]
-        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", constraint = constraint, nccl = constraint))
+        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", nvtx = False, constraint = constraint, nccl = constraint))
         ctx.file("BUILD", _BUILD.format(hdrs = [], includes = [], constraint = constraint))
         return
 
@@ -62,11 +64,12 @@ def _cuda_configure_impl(ctx):
         print("no nccl.h in %s/include: the targets that need it are skipped" % home)  # buildifier: disable=print
         nccl = ["@platforms//:incompatible"]
 
+    nvtx = ctx.path(home + "/include/nvtx3/nvToolsExt.h").exists
     hdrs, includes = [], []
     if home != "/usr":  # where a distribution put it, the compiler finds the headers by itself
         ctx.symlink(home + "/include", "include")
-        hdrs, includes = ["include/*.h", "include/*.hpp", "include/crt/*"], ["include"]
-    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", constraint = [], nccl = nccl))
+        hdrs, includes = ["include/*.h", "include/*.hpp", "include/crt/*", "include/nvtx3/**"], ["include"]
+    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", nvtx = nvtx, constraint = [], nccl = nccl))
     ctx.file("BUILD", _BUILD.format(hdrs = hdrs, includes = includes, constraint = []))
 
 cuda_configure = repository_rule(
