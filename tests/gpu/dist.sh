@@ -15,7 +15,7 @@ fi
 rm -rf "$to/bin" "$to/lib" "$to/tests"
 mkdir -p "$to/bin" "$to/lib" "$to/tests"
 install -m 755 tests/gpu/run.sh "$to/run.sh"
-install -m 755 bench/device "$to/bin/"
+install -m 755 bench/all_reduce_perf bench/device "$to/bin/"
 for test in tests/cuda/collectives tests/cuda/kernels_test; do install -m 755 "$test" "$to/tests/"; done
 # The C++ library of a machine may be older than the one that the tests were built with.
 ldd "$to"/bin/* "$to"/tests/* | awk '/lib(stdc\+\+|gcc_s|xxhash)\.so/ { print $3 }' | sort -u | xargs -I{} cp -L {} "$to/lib/"

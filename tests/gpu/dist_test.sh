@@ -18,5 +18,6 @@ if ! ldconfig -p | grep -q 'libcuda\.so\.1'; then
 fi
 out=$(LD_LIBRARY_PATH=$PWD/tests/simgpu SIMGPU_DEVICES=2 "$dir/run.sh" --quick)
 echo "$out"
-[[ $out == *"2 passed, 0 failed" ]]
+[[ $out == *"3 passed, 0 failed" ]]
+grep -q 'Out of bounds values : 0 OK' "$dir/results/all_reduce_perf.txt"
 grep -q 'copy from device to device' "$dir/results/benchmark.txt"

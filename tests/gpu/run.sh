@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What `bazelw run //tests/gpu:dist -- DIR` packs: SlimCCL's device tests and its kernel benchmark for this machine's
-# NVIDIA GPUs. Needs the driver and glibc 2.34 or later, nothing else.
+# What `bazelw run //tests/gpu:dist -- DIR` packs: SlimCCL's device tests, its kernel benchmark and its allreduce over NCCL
+# for this machine's NVIDIA GPUs. Needs the driver and glibc 2.34 or later; NCCL for the last one, which is skipped
+# without.
 #   run.sh [--quick]     --quick: a small benchmark, and no compute-sanitizer
 # Results go to results/ here. The last line is `N passed, N failed`. Exit status: 0 all passed, 1 something failed,
 # 77 there is no driver, none that is new enough, or no device.
@@ -59,6 +60,17 @@ sizes=(--mib 256)
 ((quick)) && sizes=(--mib 1 --repeats 1 --only onebit)
 run benchmark "$here/bin/device" "${sizes[@]}"
 ((quick)) || cat "$results/benchmark.txt"
+
+if ldd "$here/bin/all_reduce_perf" | grep -q 'libnccl.*not found'; then
+  echo "libnccl.so.2 is not here (LD_LIBRARY_PATH?): all_reduce_perf skipped"
+else
+  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') || gpus=1
+  sizes=(-b 1M -e 1G -f 4)
+  ((quick)) && sizes=(-b 64K -e 64K -n 2)
+  run all_reduce_perf "$here/bin/all_reduce_perf" "${sizes[@]}" -t "$gpus" -J "$results/all_reduce_perf.json" \
+    --spec 'ef(qsgd(bits=4))' --spec 'ef(onebit)' --spec bf16
+  ((quick)) || cat "$results/all_reduce_perf.txt"
+fi
 
 echo "$passed passed, $failed failed"
 ((failed == 0))
