@@ -1,4 +1,4 @@
-#include "collectives/comm.h"
+#include "collectives/operation.h"
 
 #include "collectives/ranges.h"
 
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { SLIM_RECORD_MAGIC = 0x434d4c53 /* "SLMC" */, SLIM_RECORD_VERSION = 2, agreeExchange = 0 };
 
@@ -40,6 +41,7 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
   c->rank = transport->rank;
   c->ranks = transport->ranks;
   c->settings = *settings;
+  c->clique = (uint64_t)(uintptr_t)c;
   const size_t n = (size_t)c->ranks;
   c->lanes = calloc(n, sizeof *c->lanes);
   c->records = calloc(n + 1, sizeof *c->records);
@@ -205,7 +207,7 @@ static void sayRanks(const slimCallRecord* records, int ranks, int field, char* 
 static slimResult_t compareRecords(const slimComm* comm) {
   const slimCallRecord* records = comm->records;
   char who[128], theirs[64], ours[64], call[128] = "";
-  const char* right = "be made with the same settings";
+  const char *right = "be made with the same settings", *name;
   for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
     sayRanks(records, comm->ranks, (int)f, who, sizeof who);
     if (!who[0]) continue;
@@ -213,33 +215,34 @@ static slimResult_t compareRecords(const slimComm* comm) {
     while (fieldOf(&records[other], f) == fieldOf(&records[0], f)) other++;
     sayValue(&records[other], f, theirs, sizeof theirs);
     sayValue(&records[0], f, ours, sizeof ours);
+    name = fields[f].name;
+    if (!records[0].collective && !strcmp(name, "spec")) name = "rules and SLIM_* settings";
     if (records[0].collective) {
       snprintf(call, sizeof call, " (rank 0: %s, slot %d, step %" PRIu64 ")",
                slimCollectiveName((int)records[0].collective), (int)records[0].slot, records[0].step);
       right = "make the same calls in the same order";
     }
     return slimFail(slimInvalidUsage, "ranks disagree about the %s: rank %s has %s, rank 0 has %s%s; all ranks must %s",
-                    fields[f].name, who, theirs, ours, call, right);
+                    name, who, theirs, ours, call, right);
   }
   return slimSuccess;
 }
 
-slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite) {
-  const int ranks = comm->ranks;
-  slimCallRecord* own = &comm->records[ranks];
+slimResult_t slimAgreeBegin(slimComm* comm, const slimCallRecord* mine) {
+  slimCallRecord* own = &comm->records[comm->ranks];
   *own = *mine;
   own->magic = SLIM_RECORD_MAGIC;
   own->version = SLIM_RECORD_VERSION;
   own->seed = comm->settings.seed;
-  char reason[512];
-  if (mine->result != slimSuccess) snprintf(reason, sizeof reason, "%s", slimLastMessage());
+  for (int p = 0; p < comm->ranks; p++) comm->lanes[p] = (slimLane){own, sizeof *own, &comm->records[p], sizeof *own};
+  return slimBegin(comm, agreeExchange);
+}
 
-  for (int p = 0; p < ranks; p++) comm->lanes[p] = (slimLane){own, sizeof *own, &comm->records[p], sizeof *own};
-  SLIM_CHECK(slimBegin(comm, agreeExchange));
+slimResult_t slimAgreeEnd(slimComm* comm, const slimCallRecord* mine, const char* reason, bool* finite) {
+  const int ranks = comm->ranks;
   SLIM_CHECK(slimWait(comm, agreeExchange));
   const slimCallRecord* records = comm->records;
-  comm->records[comm->rank] = *own;
-
+  comm->records[comm->rank] = comm->records[ranks];
   if (mine->result != slimSuccess) return slimFail((slimResult_t)mine->result, "%s", reason);
   char who[128];
   sayRanks(records, ranks, -1, who, sizeof who);
@@ -254,25 +257,77 @@ slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite)
   return slimSuccess;
 }
 
-slimResult_t slimCommCompare(slimComm* comm) {
-  const slimDevice* device = comm->device;
+/* ---- Comparison of settings ------------------------------------------------------------------------------------- */
+
+typedef struct {
+  slimCallRecord settings;
+  uint64_t clique, deviceBytes;
+} introduction;
+
+/* What no other communicator, here or elsewhere, is likely to have. */
+static uint64_t cliqueOf(const slimComm* comm) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  uint64_t h = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+  h ^= (uint64_t)(uintptr_t)comm << 20 ^ (uint64_t)getpid() << 44;
+  return h * 0x9E3779B97F4A7C15u | 1;
+}
+
+static slimResult_t introduce(slimComparison* c) {
+  slimComm* comm = c->base.comm;
   const size_t ranks = (size_t)comm->ranks;
-  slimCallRecord* records = comm->records;
-  const slimCallRecord mine = {.magic = SLIM_RECORD_MAGIC,
-                               .version = SLIM_RECORD_VERSION,
-                               .algorithm = (uint32_t)comm->settings.algorithm,
-                               .slice = comm->settings.sliceBytes,
-                               .seed = comm->settings.seed};
-  slimCallRecord* there = device->alloc(comm, (ranks + 1) * sizeof *there);
+  const introduction mine = {.settings = {.magic = SLIM_RECORD_MAGIC,
+                                          .version = SLIM_RECORD_VERSION,
+                                          .algorithm = (uint32_t)comm->settings.algorithm,
+                                          .slice = comm->settings.sliceBytes,
+                                          .hash = comm->settings.rules,
+                                          .seed = comm->settings.seed},
+                             .clique = cliqueOf(comm),
+                             .deviceBytes = comm->settings.deviceBytes};
+  introduction* there = comm->device->alloc(comm, (ranks + 1) * sizeof *there);
   if (!there) return slimSystemError;
-  slimResult_t result = device->write(comm, there + ranks, &mine, sizeof mine);
-  if (result == slimSuccess) {
-    for (size_t p = 0; p < ranks; p++)
-      comm->lanes[p] = (slimLane){there + ranks, sizeof *there, there + p, sizeof *there};
-    result = slimBegin(comm, agreeExchange);
+  c->there = there;
+  SLIM_CHECK(comm->device->write(comm, there + ranks, &mine, sizeof mine));
+  for (size_t p = 0; p < ranks; p++)
+    comm->lanes[p] = (slimLane){there + ranks, sizeof *there, there + p, sizeof *there};
+  return slimBegin(comm, agreeExchange);
+}
+
+static slimResult_t compare(slimComparison* c) {
+  slimComm* comm = c->base.comm;
+  const size_t ranks = (size_t)comm->ranks;
+  introduction* all = malloc(ranks * sizeof *all);
+  if (!all) return slimFail(slimSystemError, "out of memory for a communicator");
+  slimResult_t result = slimWait(comm, agreeExchange);
+  if (result == slimSuccess) result = comm->device->idle(comm, comm->settings.timeout);
+  if (result == slimSuccess) result = comm->device->read(comm, all, c->there, ranks * sizeof *all);
+  uint64_t bytes = comm->settings.deviceBytes;
+  for (size_t r = 0; r < ranks && result == slimSuccess; r++) {
+    comm->records[r] = all[r].settings;
+    bytes = all[r].deviceBytes < bytes ? all[r].deviceBytes : bytes;
   }
-  if (result == slimSuccess) result = slimWait(comm, agreeExchange);
-  if (result == slimSuccess) result = device->read(comm, records, there, ranks * sizeof *records);
-  device->release(comm, there);
-  return result == slimSuccess ? compareRecords(comm) : result;
+  comm->clique = all[0].clique;
+  free(all);
+  if (result == slimSuccess) comm->device->release(comm, c->there);
+  if (result == slimSuccess) result = compareRecords(comm);
+  if (result == slimSuccess) comm->device->limit(comm, bytes);
+  return result;
+}
+
+static slimResult_t advance(slimOperation* operation, bool* done) {
+  slimComparison* c = (slimComparison*)operation;
+  *done = c->there != NULL;
+  return *done ? compare(c) : introduce(c);
+}
+
+static void end(slimOperation* operation) {
+  slimComparison* c = (slimComparison*)operation;
+  if (operation->result == slimSuccess) return;
+  slimCommFree(operation->comm);
+  *c->made = NULL;
+}
+
+void slimComparisonPrepare(slimComparison* c, slimComm** made) {
+  (*made)->clique = 0; /* new ones belong together, until it is known */
+  *c = (slimComparison){.base = {.comm = *made, .own = true, .advance = advance, .end = end}, .made = made};
 }

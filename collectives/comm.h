@@ -28,6 +28,7 @@ typedef struct {
   size_t deviceBytes; /* of device memory, for all state and buffers */
   double timeout;
   int threads;
+  uint64_t rules; /* what else all ranks must have alike, of the caller's: a hash */
 } slimSettings;
 
 /* What every rank tells every other one before a call moves data. All but result and finite must be equal. */
@@ -51,6 +52,7 @@ typedef struct slimComm {
   const slimDevice* device;
   struct slimCudaComm* cuda; /* of collectives/cuda.c, on a CUDA device */
   int rank, ranks;
+  uint64_t clique; /* a number that this process's handles of the same ranks share */
   slimSettings settings;
   slimPool* pool;
   struct slimTensor* tensors; /* in ascending order of slots */
@@ -80,13 +82,10 @@ void slimSpreadSecond(slimComm* comm, int root, uint8_t* data, size_t bytes);
 slimResult_t slimBreak(slimComm* comm, slimResult_t result);
 
 /* Exchanges records and compares them: where ranks differ, or one cannot make the call, every rank fails with the same
- * words (a rank that cannot, with its own). Nothing else has been sent or changed by then. finite: whether all ranks'
- * is set. */
-slimResult_t slimAgree(slimComm* comm, const slimCallRecord* mine, bool* finite);
-
-/* Once, where ranks cannot agree before each call (a device that is not readable): all ranks must have been made with
- * the same settings. Waits for them. */
-slimResult_t slimCommCompare(slimComm* comm);
+ * words (a rank that cannot, with its own, reason). Nothing else has been sent or changed by then. finite: whether all
+ * ranks' is set. */
+slimResult_t slimAgreeBegin(slimComm* comm, const slimCallRecord* mine);
+slimResult_t slimAgreeEnd(slimComm* comm, const slimCallRecord* mine, const char* reason, bool* finite);
 
 double slimSeconds(void);
 void* slimAlignedAlloc(size_t bytes); /* 64-byte aligned, zeroed; free() */

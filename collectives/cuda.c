@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "collectives/step.h"
 #include "compress/cuda/passes.h"
@@ -32,6 +33,7 @@ typedef struct slimCudaComm {
   cuuint64_t capture;  /* of that stream; 0: none */
   space *spaces, *now; /* now: of the call under way */
   CUevent mark[slimMarks];
+  bool stuck; /* work that may never end: what it uses stays */
   uint8_t* arena;
   span* spans;
   unsigned long long *report, *reportOnDevice; /* one word in pinned memory: what kernels found wrong */
@@ -119,6 +121,27 @@ static slimResult_t exchange(slimComm* comm, void* to, const void* from, size_t 
   SLIM_CHECK(copy(comm, to, from, bytes));
   SLIM_CU(StreamSynchronize, comm->cuda->stream);
   return slimSuccess;
+}
+
+static slimResult_t idle(slimComm* comm, double timeout) {
+  const double until = slimSeconds() + timeout;
+  for (;;) {
+    const CUresult state = slimCu.StreamQuery(comm->cuda->stream);
+    if (state == CUDA_SUCCESS) return slimSuccess;
+    if (state != CUDA_ERROR_NOT_READY) return slimDriverFail(state, "StreamQuery");
+    if (slimSeconds() > until) {
+      comm->cuda->stuck = true;
+      return slimFail(slimRemoteError, "rank %d of %d waited %g s for the others: all ranks must make this call",
+                      comm->rank, comm->ranks, timeout);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+  }
+}
+
+static void limit(slimComm* comm, size_t bytes) {
+  span* last = comm->cuda->spans;
+  while (last->next) last = last->next;
+  if (!last->used && last->at < bytes && last->at + last->bytes > bytes) last->bytes = bytes - last->at;
 }
 
 static slimResult_t grow(cudaComm* c, uint8_t** block, size_t* has, size_t bytes) {
@@ -222,11 +245,21 @@ static slimResult_t leave(slimComm* comm, slimResult_t result) {
   return error == CUDA_SUCCESS || result != slimSuccess ? result : slimDriverFail(error, "EventRecord");
 }
 
+static void pauseCall(slimComm* comm) {
+  (void)comm;
+  slimCudaLeave();
+}
+/* The context was entered before: it cannot fail now. */
+static void resumeCall(slimComm* comm) { (void)slimCudaEnter(comm->cuda->device); }
+
 static bool captures(const slimComm* comm) { return comm->cuda->capture != 0; }
 
 static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
   CUmemorytype type;
-  if (slimCu.PointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at(p)) == CUDA_SUCCESS) return slimSuccess;
+  SLIM_CHECK(slimCudaEnter(comm->cuda->device));
+  const CUresult known = slimCu.PointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at(p));
+  slimCudaLeave();
+  if (known == CUDA_SUCCESS) return slimSuccess;
   return slimFail(slimInvalidArgument, "%s is not memory of a CUDA device: this communicator's rank %d is on device %d",
                   name, comm->rank, comm->cuda->device->ordinal);
 }
@@ -370,6 +403,7 @@ static slimResult_t scale(slimTensor* t, void* a, uint64_t n, double factor) {
 /* ---- Life ------------------------------------------------------------------------------------------------------- */
 
 static void discard(cudaComm* c) {
+  if (c->stuck) return;
   for (const space* s = c->spaces; s; s = s->next)
     if (!s->capture && s->recorded) (void)slimCu.StreamWaitEvent(c->own, s->last, 0);
   if (c->own) (void)slimCu.StreamSynchronize(c->own);
@@ -399,16 +433,20 @@ static void closeComm(slimComm* comm) {
   discard(c);
   (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
   if (entered) slimCudaLeave();
-  free(c);
+  if (!c->stuck) free(c);
 }
 
 static const slimDevice slimCuda = {.readable = false,
                                     .close = closeComm,
                                     .enter = enter,
                                     .leave = leave,
+                                    .pause = pauseCall,
+                                    .resume = resumeCall,
                                     .reported = reported,
                                     .captures = captures,
                                     .holds = holds,
+                                    .idle = idle,
+                                    .limit = limit,
                                     .stage = stage,
                                     .alloc = alloc,
                                     .release = release,

@@ -25,12 +25,20 @@ typedef struct slimDevice {
    * result, or what went wrong while enqueueing. */
   slimResult_t (*enter)(struct slimComm* comm, void* stream, bool own);
   slimResult_t (*leave)(struct slimComm* comm, slimResult_t result);
+  /* In between, where the caller's thread turns to another communicator, and comes back. */
+  void (*pause)(struct slimComm* comm);
+  void (*resume)(struct slimComm* comm);
   /* What earlier calls' passes found wrong: slimSuccess, or an error, once. Does not wait. */
   slimResult_t (*reported)(struct slimComm* comm);
   /* A graph is being captured: what is enqueued runs later, and more than once. */
   bool (*captures)(const struct slimComm* comm);
   /* Refuses a pointer that this device cannot use; name: of the argument. */
   slimResult_t (*holds)(struct slimComm* comm, const char* name, const void* p);
+
+  /* Until what was enqueued for comm is done; after timeout seconds slimRemoteError. NULL where readable. */
+  slimResult_t (*idle)(struct slimComm* comm, double timeout);
+  /* Of a new communicator: keeps bytes of its memory, and gives up the rest. NULL where readable. */
+  void (*limit)(struct slimComm* comm, size_t bytes);
 
   /* At least bytes of comm->staging; what it held is lost. */
   slimResult_t (*stage)(struct slimComm* comm, size_t bytes);

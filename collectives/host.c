@@ -18,6 +18,7 @@ static slimResult_t leave(slimComm* comm, slimResult_t result) {
   (void)comm;
   return result;
 }
+static void stay(slimComm* comm) { (void)comm; }
 static slimResult_t reported(slimComm* comm) {
   (void)comm;
   return slimSuccess;
@@ -192,6 +193,8 @@ const slimDevice slimHost = {.readable = true,
                              .close = closeComm,
                              .enter = enter,
                              .leave = leave,
+                             .pause = stay,
+                             .resume = stay,
                              .reported = reported,
                              .captures = captures,
                              .holds = holds,

@@ -162,10 +162,60 @@ static slimResult_t release(endpoint* me, int id) {
   return slimSuccess;
 }
 
+/* Takes what has arrived of exchange id; *missing: not all has. me->lock is held, but let go in between. */
+static slimResult_t takeArrived(endpoint* me, int id, bool* missing) {
+  group* g = me->group;
+  slimLane* lanes = me->lanes + (size_t)id * g->ranks;
+  for (bool moved = true; moved;) {
+    moved = *missing = false;
+    for (int p = 0; p < g->ranks && !atomic_load(&g->failed); p++) {
+      if (!lanes[p].recvBytes) continue;
+      message** link = &me->inbox[p];
+      while (*link && (*link)->id != id) link = &(*link)->next;
+      message* m = *link;
+      if (!m) {
+        *missing = true;
+        continue;
+      }
+      *link = m->next;
+      m->queued = false;
+      pthread_mutex_unlock(&me->lock);
+      const size_t got = m->bytes, wanted = lanes[p].recvBytes;
+      slimResult_t result = take(me, p, id, lanes[p].recv, m->data, got < wanted ? got : wanted);
+      lanes[p].recvBytes = 0;
+      endpoint* peer = &g->endpoints[p];
+      pthread_mutex_lock(&peer->lock);
+      if (--peer->pending[id] == 0) pthread_cond_signal(&peer->wake);
+      pthread_mutex_unlock(&peer->lock);
+      if (result != slimSuccess) {
+        result = breakWith(me, slimLastMessage());
+      } else if (got != wanted) {
+        char why[160];
+        snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p,
+                 got, me->base.rank, wanted);
+        result = breakWith(me, why);
+      }
+      pthread_mutex_lock(&me->lock);
+      if (result != slimSuccess) return result;
+      moved = true;
+    }
+  }
+  return slimSuccess;
+}
+
+/* So that one thread can drive several ranks: what one has begun is taken before it waits. Errors stand in the group.
+ */
+static void poll(slimTransport* transport) {
+  endpoint* me = (endpoint*)transport;
+  bool missing;
+  pthread_mutex_lock(&me->lock);
+  for (int id = 0; id < slimExchanges; id++) (void)takeArrived(me, id, &missing);
+  pthread_mutex_unlock(&me->lock);
+}
+
 static slimResult_t await(slimTransport* transport, int id, double timeout) {
   endpoint* me = (endpoint*)transport;
   group* g = me->group;
-  slimLane* lanes = me->lanes + (size_t)id * g->ranks;
   struct timespec until;
   clock_gettime(CLOCK_MONOTONIC, &until);
   const double seconds = timeout < 1e9 ? timeout : 1e9;
@@ -176,37 +226,12 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
   bool late = false;
   pthread_mutex_lock(&me->lock);
   while (!atomic_load(&g->failed)) {
-    bool moved = false, missing = false;
-    for (int p = 0; p < g->ranks; p++) {
-      if (!lanes[p].recvBytes) continue;
-      message** link = &me->inbox[p];
-      while (*link && (*link)->id != id) link = &(*link)->next;
-      message* m = *link;
-      if (!m) {
-        missing = true;
-        continue;
-      }
-      *link = m->next;
-      m->queued = false;
+    bool missing;
+    const slimResult_t result = takeArrived(me, id, &missing);
+    if (result != slimSuccess) {
       pthread_mutex_unlock(&me->lock);
-      const size_t got = m->bytes, wanted = lanes[p].recvBytes;
-      const slimResult_t result = take(me, p, id, lanes[p].recv, m->data, got < wanted ? got : wanted);
-      lanes[p].recvBytes = 0;
-      endpoint* peer = &g->endpoints[p];
-      pthread_mutex_lock(&peer->lock);
-      if (--peer->pending[id] == 0) pthread_cond_signal(&peer->wake);
-      pthread_mutex_unlock(&peer->lock);
-      if (result != slimSuccess) return breakWith(me, slimLastMessage());
-      if (got != wanted) {
-        char why[160];
-        snprintf(why, sizeof why, "rank %d sent %zu bytes where rank %d expected %zu: ranks disagree about the call", p,
-                 got, me->base.rank, wanted);
-        return breakWith(me, why);
-      }
-      pthread_mutex_lock(&me->lock);
-      moved = true;
+      return result;
     }
-    if (moved) continue;
     if (!missing && me->pending[id] == 0) {
       pthread_mutex_unlock(&me->lock);
       return release(me, id);
@@ -220,6 +245,7 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
         waiting[p] = me->out[id * g->ranks + p].queued;
         pthread_mutex_unlock(&g->endpoints[p].lock);
       }
+      const slimLane* lanes = me->lanes + (size_t)id * g->ranks;
       if (waiting) sayMissing(me, lanes, waiting, timeout, why, sizeof why);
       free(waiting);
       return breakWith(me, waiting ? why : "out of memory");
@@ -272,6 +298,7 @@ slimResult_t slimLocalTransports(slimTransport** transports, int ranks) {
                               .neighbours = ranks,
                               .begin = begin,
                               .wait = await,
+                              .poll = poll,
                               .fail = fail,
                               .destroy = destroy};
     e->group = g;

@@ -20,8 +20,7 @@ static slimResult_t resultOf(const slimNccl* nccl, ncclResult_t code, const char
 }
 #define NCCL(call, name) SLIM_CHECK(resultOf(me->nccl, me->nccl->call, name))
 
-/* Between the group's begin and end: whatever fails, the group is closed. */
-static slimResult_t enqueue(endpoint* me, const slimLane* lanes, cudaStream_t stream) {
+static slimResult_t sendAndReceive(endpoint* me, const slimLane* lanes, cudaStream_t stream) {
   for (int d = 1; d < me->base.ranks; d++) {
     const int to = (me->base.rank + d) % me->base.ranks, from = (me->base.rank + me->base.ranks - d) % me->base.ranks;
     if (lanes[to].sendBytes) NCCL(send(lanes[to].send, lanes[to].sendBytes, ncclInt8, to, me->comm, stream), "Send");
@@ -31,18 +30,47 @@ static slimResult_t enqueue(endpoint* me, const slimLane* lanes, cudaStream_t st
   return slimSuccess;
 }
 
+/* Messages of equal size at equal strides: what NCCL has a collective for. All ranks find the same, since sizes of a
+ * piece are equal on all of them. sameSent: each rank sends one message to all. */
+static bool isRegular(const slimLane* lanes, int ranks, size_t* stride, bool* sameSent) {
+  const char *send = lanes[0].send, *recv = lanes[0].recv;
+  const size_t bytes = lanes[0].sendBytes;
+  *stride = (size_t)((const char*)lanes[1].recv - recv);
+  *sameSent = lanes[1].send == send;
+  if (!bytes || *stride < bytes || *stride - bytes >= 64) return false;
+  for (int p = 0; p < ranks; p++) {
+    const size_t at = (size_t)p * *stride;
+    if (lanes[p].sendBytes != bytes || lanes[p].recvBytes != bytes) return false;
+    if ((const char*)lanes[p].recv != recv + at) return false;
+    if ((const char*)lanes[p].send != send + (*sameSent ? 0 : at)) return false;
+  }
+  return true;
+}
+
+/* Inside a batch, which is an NCCL group. The stream keeps exchanges in order. */
 static slimResult_t begin(slimTransport* transport, int id, const slimLane* lanes) {
+  (void)id;
   endpoint* me = (endpoint*)transport;
   slimCopier* copier = me->base.copier;
+  const cudaStream_t stream = (cudaStream_t)copier->stream;
   const slimLane* own = &lanes[me->base.rank];
-  (void)id; /* the stream keeps exchanges in order */
+  size_t stride;
+  bool same;
+  if (me->base.ranks > 1 && isRegular(lanes, me->base.ranks, &stride, &same) && (same || me->nccl->allToAll)) {
+    if (same)
+      NCCL(allGather(lanes[0].send, lanes[0].recv, stride, ncclInt8, me->comm, stream), "AllGather");
+    else
+      NCCL(allToAll(lanes[0].send, lanes[0].recv, stride, ncclInt8, me->comm, stream), "AlltoAll");
+    return slimSuccess;
+  }
   if (own->sendBytes && own->recvBytes && own->send != own->recv)
     SLIM_CHECK(copier->copy(copier, own->recv, own->send, own->recvBytes));
-  if (me->base.ranks == 1) return slimSuccess;
-  NCCL(groupStart(), "GroupStart");
-  const slimResult_t result = enqueue(me, lanes, (cudaStream_t)copier->stream);
-  const ncclResult_t ended = me->nccl->groupEnd();
-  return result != slimSuccess ? result : resultOf(me->nccl, ended, "GroupEnd");
+  return sendAndReceive(me, lanes, stream);
+}
+
+static slimResult_t batch(slimTransport* transport, bool open) {
+  const slimNccl* nccl = ((endpoint*)transport)->nccl;
+  return open ? resultOf(nccl, nccl->groupStart(), "GroupStart") : resultOf(nccl, nccl->groupEnd(), "GroupEnd");
 }
 
 static slimResult_t await(slimTransport* transport, int id, double timeout) {
@@ -82,10 +110,15 @@ static void destroy(slimTransport* transport) { free(transport); }
 slimResult_t slimNcclTransport(slimTransport** transport, ncclComm_t comm, const slimNccl* nccl) {
   endpoint* me = calloc(1, sizeof *me);
   if (!me) return slimFail(slimSystemError, "out of memory for a communicator");
-  *me = (endpoint){
-      .base = {.neighbours = 1, .begin = begin, .wait = await, .plain = plain, .fail = fail, .destroy = destroy},
-      .comm = comm,
-      .nccl = nccl};
+  *me = (endpoint){.base = {.neighbours = 1,
+                            .begin = begin,
+                            .batch = batch,
+                            .wait = await,
+                            .plain = plain,
+                            .fail = fail,
+                            .destroy = destroy},
+                   .comm = comm,
+                   .nccl = nccl};
   slimResult_t result = resultOf(nccl, nccl->commCount(comm, &me->base.ranks), "CommCount");
   if (result == slimSuccess) result = resultOf(nccl, nccl->commUserRank(comm, &me->base.rank), "CommUserRank");
   if (result != slimSuccess) {

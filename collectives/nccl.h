@@ -1,4 +1,4 @@
-/* The NCCL transport: exchanges are grouped sends and receives, enqueued on the stream of the call. */
+/* The NCCL transport: exchanges are enqueued on the stream of the call. */
 #ifndef SLIM_COLLECTIVES_NCCL_H_
 #define SLIM_COLLECTIVES_NCCL_H_
 
@@ -26,10 +26,14 @@ extern "C" {
   X(commUserRank, CommUserRank)   \
   X(commCuDevice, CommCuDevice)   \
   X(getErrorString, GetErrorString)
+/* Those that older NCCL does not have: may be NULL. */
+#define SLIM_NCCL_NEWER_CALLS(X) X(allToAll, AlltoAll)
 typedef struct {
 #define SLIM_MEMBER_(member, function) __typeof__(&nccl##function) member;
   SLIM_NCCL_CALLS(SLIM_MEMBER_)
 #undef SLIM_MEMBER_
+  ncclResult_t (*allToAll)(const void* sendbuff, void* recvbuff, size_t count, ncclDataType_t type, ncclComm_t comm,
+                           cudaStream_t stream); /* NCCL 2.28 */
 } slimNccl;
 
 /* nccl must stay; comm is not taken over, and must outlive the transport. */

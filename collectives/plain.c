@@ -1,5 +1,7 @@
 #include "collectives/plain.h"
 
+#include <stdio.h>
+
 #include "collectives/sum.h"
 
 typedef struct {
@@ -132,7 +134,13 @@ slimResult_t slimPlain(slimComm* comm, slimCollective collective, const void* x,
     result = comm->device->stage(comm, 2 * (size_t)(comm->ranks + 1) * c.stride);
   }
   record.result = result;
-  SLIM_CHECK(comm->device->readable ? slimAgree(comm, &record, NULL) : result);
+  if (comm->device->readable) {
+    char reason[256];
+    snprintf(reason, sizeof reason, "%s", slimLastMessage());
+    SLIM_CHECK(slimAgreeBegin(comm, &record));
+    SLIM_CHECK(slimAgreeEnd(comm, &record, reason, NULL));
+  }
+  SLIM_CHECK(result);
   if (!count) return slimSuccess;
   if (reduces) return reduce(&c);
   return collective == slimCollectiveAllGather ? gather(&c) : broadcast(&c);

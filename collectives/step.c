@@ -149,33 +149,28 @@ slimResult_t slimDenseDeliver(slimCall* call, const void* reals, uint64_t n, voi
   return slimSuccess;
 }
 
-/* ---- The step --------------------------------------------------------------------------------------------------- */
+/* ---- Phases ----------------------------------------------------------------------------------------------------- */
 
-/* Stage i of slice k follows stage i − 1 of slice k + 1: while one slice is on the wire, the next is encoded. */
-static slimResult_t pipeline(slimCall* call, uint64_t slices, const slimStage stages[3]) {
+/* One turn of the pipeline: stage i of slice k follows stage i − 1 of slice k + 1, so that while one slice is on the
+ * wire, the next is encoded. */
+static slimResult_t turn(slimCall* call, uint64_t slices, const slimStage stages[3], uint64_t k) {
   slimTransport* transport = call->comm->transport;
-  for (uint64_t k = 0; k < slices + 2; k++)
-    for (uint64_t i = 0; i < 3 && i <= k; i++) {
-      if (k - i >= slices || !stages[i]) continue;
-      slimResult_t result = stages[i](call, k - i);
-      if (result != slimSuccess) return slimBreak(call->comm, result);
-      if (transport->poll) transport->poll(transport);
-    }
+  for (uint64_t i = 0; i < 3 && i <= k; i++) {
+    if (k - i >= slices || !stages[i]) continue;
+    slimResult_t result = stages[i](call, k - i);
+    if (result != slimSuccess) return slimBreak(call->comm, result);
+    if (transport->poll) transport->poll(transport);
+  }
   return slimSuccess;
 }
 
-/* What this step does besides, or instead of, its compressed exchange. */
-typedef struct {
-  bool warmup, init, initDown, replace, resync, prime;
-} plan;
-
-static plan planOf(const slimTensor* t, slimCall* call) {
+static slimPlan planOf(const slimTensor* t, slimCall* call) {
   const slimFeedback *up = &t->compressor->up.feedback, *down = &t->compressor->down.feedback;
   const bool downlink = slimMoverOf(t) == &slimTwoShot;
   const slimSettings* set = &t->comm->settings;
   uint64_t warmup = up->warmup;
   if (downlink && down->warmup > warmup) warmup = down->warmup;
-  plan p = {0};
+  slimPlan p = {0};
   p.warmup = t->step < warmup;
   if (p.warmup) return p;
   const bool first = t->step == warmup;
@@ -226,47 +221,59 @@ static double plainRingBytes(const slimTensor* t) {
   }
 }
 
-static slimResult_t moveDense(slimCall* call, const slimMover* mover, int what) {
-  layout(call, mover, true, call->comm->staging);
-  call->dense = what;
-  const slimTensor* t = call->tensor;
-  const bool sum = t->collective == slimCollectiveAllReduce || t->collective == slimCollectiveReduce;
-  return pipeline(call, slimSlices(sum ? &t->dense : &t->cut), mover->denseStages);
-}
+static void addPhase(slimCall* call, slimPhase phase) { call->phases[call->numPhases++] = phase; }
 
-static slimResult_t moveCompressed(slimCall* call, const slimMover* mover) {
-  layout(call, mover, false, call->comm->staging);
-  call->dense = 0;
-  return pipeline(call, slimSlices(&call->tensor->cut), mover->stages);
-}
-
-static slimResult_t move(slimCall* call, const plan* p, bool finite) {
+/* What the plan comes to. Called when the step is certain to take place. */
+static slimResult_t layPhases(slimCall* call) {
   slimTensor* t = call->tensor;
-  const slimMover* mover = slimMoverOf(t);
-  SLIM_CHECK(call->comm->device->beginStep(call));
+  const slimPlan* p = &call->plan;
   if (t->shift) {
     if (t->s.data)
       SLIM_CHECK(call->comm->device->write(call->comm, t->s.data, t->shift, t->s.n * slimRealBytes(t->type)));
     free(t->shift);
     t->shift = NULL;
     const bool down = t->compressor->down.feedback.kind == slimFeedbackShift;
-    SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift | (down ? slimDenseToDown : 0)));
+    addPhase(call, (slimPhase){.dense = slimDenseFromState | slimDenseToShift | (down ? slimDenseToDown : 0)});
   } else if (p->resync) {
-    SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
+    addPhase(call, (slimPhase){.dense = slimDenseFromState | slimDenseToShift});
   }
-  if (p->warmup) return moveDense(call, mover, slimDenseToOutput);
-  if (p->prime) SLIM_CHECK(takeAll(call, &t->v));
-  if (p->init || p->initDown || p->replace) {
-    int to = p->initDown ? slimDenseToDown : 0;
-    if (!p->init && !p->replace) return moveDense(call, mover, slimDenseToOutput | to);
-    to |= slimDenseToShift;
-    SLIM_CHECK(takeAll(call, &t->s));
-    if (finite) return moveDense(call, mover, slimDenseFromState | slimDenseToOutput | to);
-    SLIM_CHECK(moveDense(call, mover, slimDenseToOutput));  /* NaN and Inf go to y, */
-    return moveDense(call, mover, slimDenseFromState | to); /* and not into the state */
+  const int down = p->initDown ? slimDenseToDown : 0, shift = slimDenseFromState | slimDenseToShift | down;
+  if (p->warmup) {
+    addPhase(call, (slimPhase){.dense = slimDenseToOutput});
+  } else if (p->init || p->replace) {
+    slimPhase phase = {.takeMomentum = p->prime, .takeState = true, .dense = slimDenseToOutput};
+    if (call->finite) phase.dense |= shift;
+    addPhase(call, phase);
+    if (!call->finite) addPhase(call, (slimPhase){.dense = shift}); /* NaN and Inf go to y, and not into the state */
+  } else if (p->initDown) {
+    addPhase(call, (slimPhase){.takeMomentum = p->prime, .dense = slimDenseToOutput | down});
+  } else {
+    addPhase(call, (slimPhase){.takeMomentum = p->prime});
+    if (call->refresh) addPhase(call, (slimPhase){.dense = slimDenseFromState | slimDenseToShift});
   }
-  SLIM_CHECK(moveCompressed(call, mover));
-  if (call->refresh) SLIM_CHECK(moveDense(call, mover, slimDenseFromState | slimDenseToShift));
+  return slimSuccess;
+}
+
+static slimResult_t beginPhase(slimCall* call, const slimPhase* phase) {
+  if (phase->takeMomentum) SLIM_CHECK(takeAll(call, &call->tensor->v));
+  if (phase->takeState) SLIM_CHECK(takeAll(call, &call->tensor->s));
+  layout(call, slimMoverOf(call->tensor), phase->dense, call->comm->staging);
+  call->dense = phase->dense;
+  return slimSuccess;
+}
+
+/* One turn of the phase under way; *done: it was the last one's last. */
+static slimResult_t move(slimCall* call, bool* done) {
+  const slimTensor* t = call->tensor;
+  const slimMover* mover = slimMoverOf(t);
+  const slimPhase* phase = &call->phases[call->phase];
+  const bool sum = t->collective == slimCollectiveAllReduce || t->collective == slimCollectiveReduce;
+  const uint64_t slices = slimSlices(phase->dense && sum ? &t->dense : &t->cut);
+  if (call->turn == 0) SLIM_CHECK(beginPhase(call, phase));
+  SLIM_CHECK(turn(call, slices, phase->dense ? mover->denseStages : mover->stages, call->turn));
+  if (++call->turn < slices + 2) return slimSuccess;
+  call->turn = 0;
+  *done = ++call->phase == call->numPhases;
   return slimSuccess;
 }
 
@@ -283,7 +290,7 @@ slimResult_t slimStepStatistics(slimTensor* t) {
   return slimSuccess;
 }
 
-static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, bool compressed) {
+static void finish(slimCall* call, bool compressed) {
   slimTensor* t = call->tensor;
   const slimPassStats* s = &call->stats;
   t->last = !compressed ? slimLastDense : call->x == call->y ? slimLastInPlace : slimLastCompressed;
@@ -293,9 +300,9 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
   if (!t->comm->device->captures(t->comm)) t->step++; /* a graph's steps are the device's to count */
   t->calls++;
   t->elements += sentElements(t);
-  t->wireBytes += call->comm->sentBytes - sentBefore;
+  t->wireBytes += call->comm->sentBytes - call->sentBefore;
   t->plainBytes += plainRingBytes(t);
-  t->exchangeSeconds += call->comm->waitSeconds - waitedBefore;
+  t->exchangeSeconds += call->comm->waitSeconds - call->waitedBefore;
   t->flagged += s->flagged;
   rate(t, s);
   if (t->warned || t->comm->rank != 0 || t->compressor->up.feedback.kind != slimFeedbackEf) return;
@@ -309,70 +316,121 @@ static void finish(slimCall* call, uint64_t sentBefore, double waitedBefore, boo
           t->slot, (unsigned long long)(t->step - 1), t->compressor->text, t->stateRatio, 4 / delta);
 }
 
-slimResult_t slimStep(slimTensor* t, slimCollective collective, const void* x, void* y, uint64_t count,
-                      slimDataType_t type, slimRedOp_t op, int root) {
-  slimComm* comm = t->comm;
-  slimCall call = {.comm = comm, .tensor = t, .x = x, .y = y, .factor = op == slimSum ? comm->ranks : 1};
-  const uint64_t sentBefore = comm->sentBytes;
-  const double waitedBefore = comm->waitSeconds;
-  const bool fresh = !t->started;
+static slimResult_t check(slimCall* call, slimCallRecord* record) {
+  slimComm* comm = call->comm;
+  slimTensor* t = call->tensor;
+  SLIM_CHECK(slimTensorStart(t, call->collective, call->type, call->count, call->root));
+  if (t->shift &&
+      (t->shiftCount != call->count * (call->collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) ||
+       t->shiftType != call->type))
+    return slimFail(slimInvalidUsage, "slot %u: the shift has %llu elements of %s, this call %llu of %s", t->slot,
+                    (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)call->count,
+                    slimTypeName(call->type));
+  const slimMover* mover = slimMoverOf(t);
+  const slimPlan* p = &call->plan;
+  call->plan = planOf(t, call);
+  record->algorithm = t->algorithm;
+  record->hash = t->hash;
+  record->step = t->step;
+  record->slice = t->cut.slice;
+  record->shifts = t->shifts;
+  record->lambda = t->lambda;
+  slimCompressorSetLambda(t->compressor, t->lambda);
+  /* Where the caller's thread cannot look, as if x were not finite: the same values, in two dense messages. */
+  if (p->init || p->replace) record->finite = comm->device->readable && slimFinite(t->type, call->x, sentElements(t));
+  const bool dense = t->shift || p->resync || p->warmup || p->init || p->initDown || p->replace || call->refresh;
+  if (comm->device->captures(comm) && (dense || !alike(t)))
+    return slimFail(slimInvalidUsage,
+                    "slot %u: %s sends full precision at this step or at some later one, which a graph cannot do: "
+                    "capture after the warm-up, and neither resync nor rand_diana",
+                    t->slot, t->compressor->text);
+  const size_t thin = layout(call, mover, false, NULL), wide = dense ? layout(call, mover, true, NULL) : 0;
+  return comm->device->stage(comm, thin > wide ? thin : wide);
+}
 
-  slimCallRecord record = {
-      .collective = collective, .type = type, .op = op, .slot = t->slot, .root = root, .count = count, .finite = 1};
-  plan p = {0};
-  slimResult_t result = count ? slimTensorStart(t, collective, type, count, root) : slimSuccess;
-  if (result == slimSuccess && count && t->shift &&
-      (t->shiftCount != count * (collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) ||
-       t->shiftType != type))
-    result = slimFail(slimInvalidUsage, "slot %u: the shift has %llu elements of %s, this call %llu of %s", t->slot,
-                      (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)count,
-                      slimTypeName(type));
-  if (result == slimSuccess && count) {
-    const slimMover* mover = slimMoverOf(t);
-    p = planOf(t, &call);
-    record.algorithm = t->algorithm;
-    record.hash = t->hash;
-    record.step = t->step;
-    record.slice = t->cut.slice;
-    record.shifts = t->shifts;
-    record.lambda = t->lambda;
-    slimCompressorSetLambda(t->compressor, t->lambda);
-    /* Where the caller's thread cannot look, as if x were not finite: the same values, in two dense messages. */
-    if (p.init || p.replace) record.finite = comm->device->readable && slimFinite(type, x, sentElements(t));
-    const bool dense = t->shift || p.resync || p.warmup || p.init || p.initDown || p.replace || call.refresh;
-    if (comm->device->captures(comm) && (dense || !alike(t)))
-      result = slimFail(slimInvalidUsage,
-                        "slot %u: %s sends full precision at this step or at some later one, which a graph cannot do: "
-                        "capture after the warm-up, and neither resync nor rand_diana",
-                        t->slot, t->compressor->text);
-    const size_t thin = layout(&call, mover, false, NULL), wide = dense ? layout(&call, mover, true, NULL) : 0;
-    if (result == slimSuccess) result = comm->device->stage(comm, thin > wide ? thin : wide);
+/* As if the call had not been. */
+static void abandon(slimOperation* operation) {
+  slimCall* call = (slimCall*)operation;
+  slimTensor* t = call->tensor;
+  if (!call->fresh || !t->started) return;
+  void* shift = t->shift;
+  const uint32_t shifts = t->shifts;
+  const double lambda = t->lambda;
+  t->shift = NULL;
+  slimTensorForget(t);
+  t->shift = shift;
+  t->shifts = shifts;
+  t->lambda = lambda;
+}
+
+static slimResult_t open(slimOperation* operation) {
+  slimCall* call = (slimCall*)operation;
+  call->fresh = call->count && !call->tensor->started;
+  call->sentBefore = call->comm->sentBytes;
+  call->waitedBefore = call->comm->waitSeconds;
+  call->record = (slimCallRecord){.collective = call->collective,
+                                  .type = call->type,
+                                  .op = call->op,
+                                  .slot = call->tensor->slot,
+                                  .root = call->root,
+                                  .count = call->count,
+                                  .finite = 1};
+  const slimResult_t result = call->count ? check(call, &call->record) : slimSuccess;
+  if (call->comm->device->readable) { /* the other ranks will hear of it */
+    call->record.result = result;
+    if (result != slimSuccess) snprintf(call->message, sizeof call->message, "%s", slimLastMessage());
+    return slimSuccess;
   }
-  record.result = result;
-  bool finite = record.finite;
-  if (comm->device->readable) result = slimAgree(comm, &record, &finite);
-  if (result != slimSuccess || !count) {
-    if (fresh && count && t->started) { /* as if the call had not been */
-      void* shift = t->shift;
-      const uint32_t shifts = t->shifts;
-      const double lambda = t->lambda;
-      t->shift = NULL;
-      slimTensorForget(t);
-      t->shift = shift;
-      t->shifts = shifts;
-      t->lambda = lambda;
+  if (result != slimSuccess) abandon(operation);
+  return result;
+}
+
+/* Ranks agree, where they can; then the phases are laid. */
+static slimResult_t begin(slimCall* call, bool* done) {
+  slimComm* comm = call->comm;
+  call->finite = call->record.finite;
+  if (comm->device->readable) {
+    slimResult_t result = call->asked ? slimAgreeEnd(comm, &call->record, call->message, &call->finite)
+                                      : slimAgreeBegin(comm, &call->record);
+    if (result != slimSuccess) abandon(&call->base);
+    if (result != slimSuccess || !call->asked) {
+      call->asked = true;
+      return result;
     }
-    return result;
   }
+  call->begun = true;
+  call->message[0] = 0;
+  *done = !call->count;
+  if (!call->count) return slimSuccess;
+  SLIM_CHECK(comm->device->beginStep(call));
+  return layPhases(call);
+}
 
-  result = move(&call, &p, finite);
-  if (result == slimSuccess && call.wrong) result = slimFail(slimInvalidUsage, "%s", call.message);
+static slimResult_t advance(slimOperation* operation, bool* done) {
+  slimCall* call = (slimCall*)operation;
+  slimTensor* t = call->tensor;
+  if (!call->begun) {
+    slimResult_t result = begin(call, done);
+    if (result != slimSuccess && call->begun) t->spoiled = true;
+    if (result != slimSuccess || *done || !call->begun) return result;
+  }
+  slimResult_t result = move(call, done);
+  if (*done && call->wrong) result = slimFail(slimInvalidUsage, "%s", call->message);
   if (result != slimSuccess) {
     t->spoiled = true;
     return result;
   }
-  finish(&call, sentBefore, waitedBefore, !(p.warmup || p.init || p.initDown || p.replace));
+  const slimPlan* p = &call->plan;
+  if (*done) finish(call, !(p->warmup || p->init || p->initDown || p->replace));
   return slimSuccess;
+}
+
+void slimStepPrepare(slimCall* call) {
+  call->base.comm = call->comm = call->tensor->comm;
+  call->base.open = open;
+  call->base.abandon = abandon;
+  call->base.advance = advance;
+  call->factor = call->op == slimSum ? call->comm->ranks : 1;
 }
 
 const slimMover* slimMoverOf(const slimTensor* t) {

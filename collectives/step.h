@@ -2,6 +2,7 @@
 #ifndef SLIM_STEP_H_
 #define SLIM_STEP_H_
 
+#include "collectives/operation.h"
 #include "collectives/tensor.h"
 
 #ifdef __cplusplus
@@ -27,11 +28,38 @@ typedef struct {
   bool kept; /* the tensor's own, not staging */
 } slimBuffers;
 
+/* What a step does besides, or instead of, its compressed exchange. */
+typedef struct {
+  bool warmup, init, initDown, replace, resync, prime;
+} slimPlan;
+
+/* A run of the pipeline over all slices. */
+typedef struct {
+  bool takeMomentum, takeState; /* first: v, s ← x, where finite */
+  int dense;                    /* slimDense…; 0: compressed */
+} slimPhase;
+
 struct slimCall {
+  slimOperation base;
   slimComm* comm; /* its device does the work */
   slimTensor* tensor;
+  slimCollective collective;
   const void* x;
   void* y;
+  uint64_t count;
+  slimDataType_t type;
+  slimRedOp_t op;
+  int root;
+  bool fresh;        /* the tensor's first call */
+  bool asked, begun; /* the ranks compare their calls; it takes place */
+  bool finite;       /* of all ranks' x, where the plan wants to know */
+  slimCallRecord record;
+  slimPlan plan;
+  slimPhase phases[3];
+  int numPhases, phase; /* the one under way, */
+  uint64_t turn;        /* and its turn */
+  uint64_t sentBefore;
+  double waitedBefore;
   double factor; /* of the mean, in y: the ranks for sum */
   bool refresh;  /* rand_diana's coin fell: after this step s = x, h = mean x */
   bool refreshDown;
@@ -55,9 +83,9 @@ typedef struct {
   slimStage denseStages[3];
 } slimMover;
 
-/* Runs the whole call: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
-slimResult_t slimStep(slimTensor* tensor, slimCollective collective, const void* x, void* y, uint64_t count,
-                      slimDataType_t type, slimRedOp_t op, int root);
+/* Makes a step of call, whose tensor, collective, x, y, count, type, op and root are set and whose other members are
+ * zero: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
+void slimStepPrepare(slimCall* call);
 
 /* Brings tensor's statistics up to date where a device has kept them. */
 slimResult_t slimStepStatistics(slimTensor* tensor);

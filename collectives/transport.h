@@ -38,6 +38,10 @@ struct slimTransport {
    * copier serves it too. The buffers must stay until wait. All ranks begin the same exchanges in the same order. */
   slimResult_t (*begin)(slimTransport* transport, int id, const slimLane* lanes);
 
+  /* Between open and close exchanges need not leave: they do so at close, together with those that transports of the
+   * same kind began in between on this thread. NULL: they leave at once. */
+  slimResult_t (*batch)(slimTransport* transport, bool open);
+
   /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the
    * ranks not heard from. An error is for good: the transport is broken from then on. */
   slimResult_t (*wait)(slimTransport* transport, int id, double timeout);

@@ -3,6 +3,7 @@
 
 #include "collectives/plain.h"
 #include "collectives/step.h"
+#include "plugin/group.h"
 #include "plugin/slimccl_transport.h"
 #ifdef SLIM_WITH_CUDA
 #include "collectives/cuda.h"
@@ -114,10 +115,9 @@ slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport,
     return result;
   }
   SLIM_CHECK(createOn(comm, transport, &settings, &device));
-  result = (*comm)->device->enter(*comm, NULL, true);
-  if (result == slimSuccess) result = (*comm)->device->leave(*comm, slimCommCompare(*comm));
-  if (result != slimSuccess) slimCommFree(*comm);
-  return result;
+  slimComparison comparison;
+  slimComparisonPrepare(&comparison, comm);
+  return slimSubmit(&comparison.base, sizeof comparison);
 }
 
 /* devices NULL: host memory. */
@@ -136,6 +136,7 @@ static slimResult_t initLocal(slimComm_t* comms, int nranks, const int* devices,
 #ifdef SLIM_WITH_CUDA
     if (result == slimSuccess && devices) result = slimCudaConnect(comms, nranks);
 #endif
+    for (int r = 0; r < made; r++) comms[r]->clique = comms[0]->clique;
     if (result != slimSuccess) {
       for (int r = tried; r < nranks; r++) transports[r]->destroy(transports[r]);
       for (int r = 0; r < made; r++) slimCommFree(comms[r]);
@@ -374,12 +375,16 @@ static slimResult_t check(const request* r) {
   return sends(r) && receives(r) ? checkOverlap(r, sent, received) : slimSuccess;
 }
 
-static slimResult_t collective(const request* r) {
-  if (r->count && sends(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "sendbuff", r->x));
-  if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
-  const bool compressed = r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg);
-  if (compressed) return slimStep(r->tensor, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
+/* A call that is not compressed. */
+typedef struct {
+  slimOperation base;
+  request r;
+} plainCall;
+
+static slimResult_t runPlain(slimOperation* operation, bool* done) {
+  const request* r = &((plainCall*)operation)->r;
   slimTransport* transport = r->comm->transport;
+  *done = true;
   if (transport->plain)
     return transport->plain(transport, (int)r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
   return slimPlain(r->comm, r->collective, r->x, r->y, r->count, r->type, r->op, r->root);
@@ -387,8 +392,28 @@ static slimResult_t collective(const request* r) {
 
 static slimResult_t run(const request* r) {
   SLIM_CHECK(check(r));
-  SLIM_CHECK(r->comm->device->enter(r->comm, r->stream, false));
-  return r->comm->device->leave(r->comm, collective(r));
+  if (r->count && sends(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "sendbuff", r->x));
+  if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
+  const slimOperation base = {.comm = r->comm, .stream = r->stream};
+  if (r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg)) {
+    slimCall call = {.base = base,
+                     .tensor = r->tensor,
+                     .collective = r->collective,
+                     .x = r->x,
+                     .y = r->y,
+                     .count = r->count,
+                     .type = r->type,
+                     .op = r->op,
+                     .root = r->root};
+    slimStepPrepare(&call);
+    return slimSubmit(&call.base, sizeof call);
+  }
+  if (slimGroupIsOpen() && !r->comm->transport->plain)
+    return slimFail(slimInvalidUsage, "a plain %s between slimGroupStart and slimGroupEnd is for NCCL communicators",
+                    slimCollectiveName((int)r->collective));
+  plainCall plain = {.base = base, .r = *r};
+  plain.base.advance = runPlain;
+  return slimSubmit(&plain.base, sizeof plain);
 }
 
 slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,

@@ -56,8 +56,8 @@ typedef struct {
 #define SLIM_CONFIG_INITIALIZER \
   { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0, 0 }
 
-/* nranks virtual ranks inside this process: comms[r] is rank r's handle, to be used by a thread of its own (or, for
- * nranks = 1, by the caller). config may be NULL. */
+/* nranks virtual ranks inside this process: comms[r] is rank r's handle, to be used by a thread of its own, or by
+ * one thread for all ranks, between slimGroupStart and slimGroupEnd. config may be NULL. */
 SLIM_API slimResult_t slimCommInitLocal(slimComm_t* comms, int nranks, const slimConfig_t* config);
 /* The same with buffers in the memory of CUDA devices: rank r lives on device devices[r] (CUDA's ordinals; the same one
  * several times is allowed). Reserves config.deviceBytes a rank, and loads all kernels: nothing else allocates on a
@@ -167,6 +167,12 @@ typedef void* slimStream_t;
  *   those behind other calls of the same tensors yourself.
  * - Not there yet, and answered with slimInvalidUsage: slimAlgoLinear, and plain reductions (tensor NULL, integers,
  * max, min, prod). */
+
+/* For a thread that drives several ranks (a process with several devices): calls in between are kept, and run together
+ * at the outermost slimGroupEnd, which answers their first error; arguments are checked at once. Groups nest. For calls
+ * with a tensor, for all calls of NCCL communicators, and for slimCommInitNCCL, whose handle is there after the end. */
+SLIM_API slimResult_t slimGroupStart(void);
+SLIM_API slimResult_t slimGroupEnd(void);
 
 /* recvbuff[i] = sum or mean over ranks of sendbuff[i]. */
 SLIM_API slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype,

@@ -1,5 +1,5 @@
-/* SlimCCL over NCCL: the one call of the API that needs an ncclComm_t. A library of its own (//plugin:slimccl_nccl), so
- * that libslimccl does not need NCCL. */
+/* SlimCCL over NCCL: the one call of the API that needs an ncclComm_t. libslimccl is not tied to NCCL: it takes the one
+ * that the program has loaded. */
 #ifndef SLIMCCL_NCCL_H_
 #define SLIMCCL_NCCL_H_
 
@@ -12,10 +12,10 @@ extern "C" {
 #endif
 
 /* A SlimCCL communicator on ncclComm's ranks and this rank's device. Collective: all ranks call it together, from a
- * thread or process each (not inside an NCCL group); it reserves config->deviceBytes of device memory, and compares the
- * ranks' settings: slimInvalidUsage names those that differ. config may be NULL. ncclComm stays the caller's, must be a
- * blocking one, and outlive the handle. Afterwards calls take buffers in device memory and a cudaStream_t, and enqueue
- * only; without a tensor they are NCCL's own. */
+ * thread or process each, or from one between slimGroupStart and slimGroupEnd (not inside an NCCL group); it reserves
+ * config->deviceBytes of device memory, and compares the ranks' settings: slimInvalidUsage names those that differ.
+ * config may be NULL. ncclComm stays the caller's, must be a blocking one, and outlive the handle. Afterwards calls
+ * take buffers in device memory and a cudaStream_t, and enqueue only; without a tensor they are NCCL's own. */
 SLIM_API slimResult_t slimCommInitNCCL(slimComm_t* comm, ncclComm_t ncclComm, const slimConfig_t* config);
 
 #ifdef __cplusplus

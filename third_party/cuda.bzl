@@ -1,7 +1,7 @@
 """Finds the CUDA Toolkit on this machine: CUDA_HOME, then nvcc in PATH, then /usr/local/cuda.
 
 @cuda//:headers   a cc_library: cuda.h and its kin (incompatible where there is no toolkit)
-@cuda//:defs.bzl  CUDA_AVAILABLE (bool), CUDA_HOME and NVCC (paths, "" where absent) and
+@cuda//:defs.bzl  CUDA_AVAILABLE, NCCL_AVAILABLE (bool), CUDA_HOME and NVCC (paths, "" where absent) and
                   requires_cuda(), for the target_compatible_with of each target that needs the toolkit;
                   requires_nccl() for those that need nccl.h beside it too; NVTX_AVAILABLE (bool): nvtx3/ is there
 
@@ -10,6 +10,8 @@ SLIM_CUDA=0 in the environment makes it look as if there were no toolkit.
 
 _DEFS = """\
 CUDA_AVAILABLE = {available}
+
+NCCL_AVAILABLE = {nccl_available}
 
 CUDA_HOME = "{home}"
 
@@ -55,7 +57,7 @@ def _cuda_configure_impl(ctx):
     if not home:
         print("no CUDA Toolkit found: the targets that need it are skipped")  # buildifier: disable=print
         constraint = ["@platforms//:incompatible"]
-        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", nvtx = False, constraint = constraint, nccl = constraint))
+        ctx.file("defs.bzl", _DEFS.format(available = False, home = "", nvcc = "", nvtx = False, constraint = constraint, nccl = constraint, nccl_available = False))
         ctx.file("BUILD", _BUILD.format(hdrs = [], includes = [], constraint = constraint))
         return
 
@@ -69,7 +71,7 @@ def _cuda_configure_impl(ctx):
     if home != "/usr":  # where a distribution put it, the compiler finds the headers by itself
         ctx.symlink(home + "/include", "include")
         hdrs, includes = ["include/*.h", "include/*.hpp", "include/crt/*", "include/nvtx3/**"], ["include"]
-    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", nvtx = nvtx, constraint = [], nccl = nccl))
+    ctx.file("defs.bzl", _DEFS.format(available = True, home = home, nvcc = home + "/bin/nvcc", nvtx = nvtx, constraint = [], nccl = nccl, nccl_available = not nccl))
     ctx.file("BUILD", _BUILD.format(hdrs = hdrs, includes = includes, constraint = []))
 
 cuda_configure = repository_rule(

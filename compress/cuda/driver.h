@@ -47,6 +47,7 @@ extern "C" {
   X(StreamCreate, 2000)                              \
   X(StreamDestroy, 4000)                             \
   X(StreamSynchronize, 2000)                         \
+  X(StreamQuery, 2000)                               \
   X(StreamWaitEvent, 3020)                           \
   X(StreamGetCaptureInfo, 11030)                     \
   X(ThreadExchangeStreamCaptureMode, 10010)

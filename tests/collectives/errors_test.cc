@@ -192,6 +192,10 @@ slimTransport* makeFaulty(slimTransport* inner, int exchange, int countdown, int
     if (id == me->exchange && me->countdown-- == 0) static_cast<uint8_t*>(me->lanes[id][me->peer].recv)[me->byte] ^= 1;
     return result;
   };
+  f->base.poll = [](slimTransport* t) {
+    slimTransport* to = reinterpret_cast<Faulty*>(t)->inner;
+    to->poll(to);
+  };
   f->base.fail = [](slimTransport* t, const char* why) {
     reinterpret_cast<Faulty*>(t)->inner->fail(reinterpret_cast<Faulty*>(t)->inner, why);
   };

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -131,31 +132,82 @@ Results OnDevices(const Case& c, int ranks) {
 class OverNccl : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, OverNccl, testing::Values(1, 2, 3, 4, 8));
 
+const Case kCases[] = {
+    {Kind::kAllReduce, "ef(qsgd(bits=4))", 5000},
+    {Kind::kAllReduce, "diana(ternary)", 700, slimFloat16},
+    {Kind::kAllReduce, "ef(topk(ratio=0.05))", 3001, slimBfloat16},
+    {Kind::kAllReduce, "ef(rotate(onebit))", 2500, slimFloat32, slimAlgoTwoShot},
+    {Kind::kAllReduce, "qsgd(bits=8)", 1000, slimFloat32, slimAlgoOneShot},
+    {Kind::kAllReduce, "ef(qsgd(bits=4))", 1},
+    {Kind::kAllReduce, "ef(qsgd(bits=4))", 0},
+    {Kind::kReduce, "ef(qsgd(bits=4))", 1500},
+    {Kind::kBroadcast, "bf16", 1500},
+    {Kind::kReduceScatter, "ef(qsgd(bits=4))", 600},
+    {Kind::kAllGather, "natural", 600},
+};
+
+void ExpectEqual(const Case& c, const Results& devices, const Results& host) {
+  SCOPED_TRACE(std::string(kNames[static_cast<int>(c.kind)]) + " " + c.spec + " " + std::to_string(c.count));
+  for (size_t r = 0; r < host.size(); r++) {
+    if (c.kind == Kind::kReduce && r) continue;
+    ASSERT_EQ(devices[r].size(), host[r].size());
+    for (int step = 0; step < kSteps; step++)
+      EXPECT_EQ(devices[r][step], host[r][step]) << "rank " << r << ", step " << step;
+  }
+}
+
 TEST_P(OverNccl, HasTheBitsOfHostMemory) {
+  for (const Case& c : kCases) ExpectEqual(c, OnDevices(c, GetParam()), OnHost(c, GetParam()));
+}
+
+// A process with several devices and one thread: creation and calls in groups.
+TEST_P(OverNccl, OneThreadDrivesAllDevices) {
   const int ranks = GetParam();
-  const Case cases[] = {
-      {Kind::kAllReduce, "ef(qsgd(bits=4))", 5000},
-      {Kind::kAllReduce, "diana(ternary)", 700, slimFloat16},
-      {Kind::kAllReduce, "ef(topk(ratio=0.05))", 3001, slimBfloat16},
-      {Kind::kAllReduce, "ef(rotate(onebit))", 2500, slimFloat32, slimAlgoTwoShot},
-      {Kind::kAllReduce, "qsgd(bits=8)", 1000, slimFloat32, slimAlgoOneShot},
-      {Kind::kAllReduce, "ef(qsgd(bits=4))", 1},
-      {Kind::kAllReduce, "ef(qsgd(bits=4))", 0},
-      {Kind::kReduce, "ef(qsgd(bits=4))", 1500},
-      {Kind::kBroadcast, "bf16", 1500},
-      {Kind::kReduceScatter, "ef(qsgd(bits=4))", 600},
-      {Kind::kAllGather, "natural", 600},
-  };
-  for (const Case& c : cases) {
-    SCOPED_TRACE(std::string(kNames[static_cast<int>(c.kind)]) + " " + c.spec + " " + std::to_string(c.count));
-    const Results host = OnHost(c, ranks), devices = OnDevices(c, ranks);
+  std::vector<ncclComm_t> nccl(ranks);
+  std::vector<slimComm_t> comms(ranks);
+  std::vector<cudaStream_t> streams(ranks);
+  ASSERT_EQ(ncclCommInitAll(nccl.data(), ranks, nullptr), ncclSuccess);
+  for (const Case& c : {kCases[0], kCases[7], kCases[8], kCases[9], kCases[10]}) {
+    slimConfig_t config = makeConfig(c.algo, 1 << 16);
+    config.deviceBytes = static_cast<size_t>(8 + ranks % 2) << 20;
+    ASSERT_EQ(slimGroupStart(), slimSuccess);
+    for (int r = 0; r < ranks; r++) ASSERT_EQ(slimCommInitNCCL(&comms[r], nccl[r], &config), slimSuccess);
+    ASSERT_EQ(slimGroupEnd(), slimSuccess) << slimGetLastError();
+    std::vector<slimTensor_t> tensors(ranks);
+    std::vector<std::unique_ptr<DeviceBytes>> x, y;
     for (int r = 0; r < ranks; r++) {
-      if (c.kind == Kind::kReduce && r) continue;
-      ASSERT_EQ(devices[r].size(), host[r].size());
-      for (int step = 0; step < kSteps; step++)
-        EXPECT_EQ(devices[r][step], host[r][step]) << "rank " << r << ", step " << step;
+      ASSERT_EQ(slimTensorCreate(&tensors[r], comms[r], c.spec, 3), slimSuccess);
+      ASSERT_EQ(cudaSetDevice(r), cudaSuccess);
+      ASSERT_EQ(cudaStreamCreateWithFlags(&streams[r], cudaStreamNonBlocking), cudaSuccess);
+      x.push_back(std::make_unique<DeviceBytes>(Input(c, ranks, r, 0).size()));
+      y.push_back(std::make_unique<DeviceBytes>(OutputBytes(c, ranks)));
+    }
+    Results results(ranks);
+    for (int step = 0; step < kSteps; step++) {
+      for (int r = 0; r < ranks; r++) {
+        const Bytes in = Input(c, ranks, r, step);
+        ASSERT_EQ(cudaMemcpy(x[r]->data, in.data(), in.size(), cudaMemcpyHostToDevice), cudaSuccess);
+        ASSERT_EQ(cudaMemsetAsync(y[r]->data, 0, y[r]->size, streams[r]), cudaSuccess);
+      }
+      ASSERT_EQ(slimGroupStart(), slimSuccess);
+      for (int r = 0; r < ranks; r++)
+        ASSERT_EQ(Call(c, r, x[r]->data, y[r]->data, tensors[r], comms[r], streams[r]), slimSuccess)
+            << slimGetLastError();
+      ASSERT_EQ(slimGroupEnd(), slimSuccess) << slimGetLastError();
+      for (int r = 0; r < ranks; r++) {
+        Bytes out(y[r]->size);
+        ASSERT_EQ(cudaStreamSynchronize(streams[r]), cudaSuccess);
+        ASSERT_EQ(cudaMemcpy(out.data(), y[r]->data, out.size(), cudaMemcpyDeviceToHost), cudaSuccess);
+        results[r].push_back(out);
+      }
+    }
+    ExpectEqual(c, results, OnHost(c, ranks));
+    for (int r = 0; r < ranks; r++) {
+      EXPECT_EQ(slimCommDestroy(comms[r]), slimSuccess);
+      EXPECT_EQ(cudaStreamDestroy(streams[r]), cudaSuccess);
     }
   }
+  for (ncclComm_t comm : nccl) EXPECT_EQ(ncclCommDestroy(comm), ncclSuccess);
 }
 
 // Without a tensor, and for integers, the call is NCCL's own.
