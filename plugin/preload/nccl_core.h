@@ -53,8 +53,8 @@ typedef struct {
   /* true: the core has taken the call, and *result is the program's; inside a group it runs at groupEnd. false: NCCL's.
    */
   bool (*call)(const slimNcclCall* call, bool inGroup, ncclResult_t* result);
-  /* This thread's outermost ncclGroupEnd, to which NCCL answered ended: runs the calls taken in the group. What the
-   * program gets. */
+  /* This thread's outermost ncclGroupEnd, to which NCCL answered ended: runs the calls taken in the group, or drops
+   * them if ended is an error. What the program gets. */
   ncclResult_t (*groupEnd)(ncclResult_t ended);
   /* NCCL has answered *error for comm: adds what the core knows. */
   void (*asyncError)(ncclComm_t comm, ncclResult_t* error);
