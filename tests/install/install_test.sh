@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# install_test.sh INSTALL ALLREDUCE.C MPI_CLIENT.C MPIRUN|- CUDA_HOME|- FILE...: installs into a new prefix, which has a space in its
+# name; builds programs against it with plain gcc and pkg-config, and runs them.
+set -euo pipefail
+install=$1 program=$2 client=$3 mpirun=$4 cuda=$5
+shift 5
+files=("$@")
+prefix="$TEST_TMPDIR/a prefix"
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+# ---- What lies where
+(cd "$TEST_TMPDIR" && mkdir elsewhere)
+"$install" "${files[@]}" -- "$prefix"
+"$install" "${files[@]}" -- "$prefix" >/dev/null # once more, over itself
+BAZELW_PWD=$TEST_TMPDIR/elsewhere "$install" "${files[@]}" -- relative >/dev/null
+diff -r "$prefix" "$TEST_TMPDIR/elsewhere/relative"
+"$install" "${files[@]}" -- 2>/dev/null && fail "no PREFIX, and no complaint"
+info=$prefix/bin/slimccl-info
+version=$("$info" --version)
+version=${version#SlimCCL }
+for header in "$prefix"/include/*.h; do
+  for macro in SLIM_MAJOR SLIM_MINOR SLIM_PATCH; do
+    number=$(sed -n "s/^#define $macro \([0-9]*\)$/\1/p" "$header")
+    [[ ! $number ]] || numbers=${numbers:+$numbers.}$number
+  done
+done
+[[ $numbers == "$version" ]] || fail "slimccl-info says $version, the header $numbers"
+libraries=("$prefix/lib/libslimccl.so")
+[[ $mpirun == - ]] || libraries+=("$prefix/lib/libslimccl_mpi_transport.so")
+for library in "${libraries[@]}"; do
+  name=${library##*/}
+  soname=$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')
+  [[ $soname == "$name.${version%%.*}" ]] || fail "$name: SONAME $soname"
+  [[ $(readlink "$library") == "$soname" && $(readlink "${library%/*}/$soname") == "$name.$version" ]] || fail "$name: links"
+  [[ ! $(readelf -d "$library" | grep -E 'R(UN)?PATH' | grep -v '\[\$ORIGIN\]') ]] || fail "$name: a foreign RUNPATH"
+done
+[[ $mpirun == - || -f $prefix/lib/libslimccl_mpi.so ]] || fail "no libslimccl_mpi.so"
+
+# A library built with a sanitizer loads only into a program built with it.
+if [[ $(nm -D "$prefix/lib/libslimccl.so") =~ __(asan|tsan|ubsan)_ ]]; then exit 0; fi
+
+# ---- Each header by itself, as C and as C++
+compiler=gcc
+[[ $mpirun == - ]] || compiler=mpicc
+for header in "$prefix"/include/*.h; do
+  for language in c c++; do
+    echo "#include \"${header##*/}\"" | $compiler -x $language -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -isystem "$cuda/include" -
+  done
+done
+
+# ---- pkg-config, gcc, and a run
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+[[ $(pkg-config --modversion slimccl) == "$version" ]] || fail "pkg-config's version"
+export LD_LIBRARY_PATH=$prefix/lib
+cd "$TEST_TMPDIR"
+eval "gcc -O2 -Wall -Werror -o allreduce '$TEST_SRCDIR/$TEST_WORKSPACE/$program' $(pkg-config --cflags --libs slimccl) -lpthread"
+./allreduce | tee said
+[[ $(grep -c "relative error" said) == 4 ]] || fail "allreduce did not run"
+readelf -d allreduce | grep -q "NEEDED.*\[libslimccl.so.${version%%.*}\]" || fail "allreduce does not need libslimccl.so"
+if [[ $mpirun != - ]]; then
+  eval "mpicc -O2 -Wall -Werror -DOMPI_SKIP_MPICXX -o mpi_client '$TEST_SRCDIR/$TEST_WORKSPACE/$client' $(pkg-config --cflags --libs slimccl-mpi) -lm"
+  for ranks in 1 2 3 4 8; do
+    HOME=$TEST_TMPDIR "$mpirun" -n $ranks ./mpi_client | tee said
+    grep -q "^$ranks ranks, ratio" said || fail "mpi_client on $ranks ranks"
+  done
+  shown=$(nm -D --defined-only "$prefix/lib/libslimccl_mpi_transport.so" | awk '{ print $3 }')
+  [[ $shown == slimCommInitMPI ]] || fail "libslimccl_mpi_transport.so shows $shown"
+fi
+
+if [[ -e $prefix/include/slimccl_nccl.h ]]; then # the library holds slimCommInitNCCL, and needs no NCCL
+  cat >nccl.c <<'C'
+#include <slimccl_nccl.h>
+int main(void) {
+  slimComm_t comm;
+  return slimCommInitNCCL(&comm, NULL, NULL) != slimInvalidArgument || !*slimGetLastError();
+}
+C
+  eval "gcc -Wall -Werror -o nccl nccl.c -isystem $cuda/include $(pkg-config --cflags --libs slimccl)"
+  ./nccl || fail "slimCommInitNCCL without a communicator"
+fi
+
+# ---- The manual has every variable and flag, and its pages are good roff
+"$info" | awk '/^SLIM_/ { print $1 }' >variables
+[[ -s variables ]] || fail "slimccl-info lists no variables"
+for page in man1/slimccl-info.1 man7/slimccl.7; do
+  while read -r variable; do
+    grep -q "^\.B $variable$" "$prefix/share/man/$page" || fail "$page lacks $variable"
+  done <variables
+  if command -v groff >/dev/null; then
+    [[ ! $(groff -man -Tutf8 -ww "$prefix/share/man/$page" 2>&1 >/dev/null) ]] || fail "groff has something to say of $page"
+  fi
+done
+"$info" --help | sed -n 's/^  --\([a-z]*\).*/\1/p' >flags
+[[ -s flags ]] || fail "slimccl-info has no flags"
+while read -r flag; do
+  grep -q "^\.BI .*\\\\-\\\\-$flag " "$prefix/share/man/man1/slimccl-info.1" || fail "slimccl-info.1 lacks --$flag"
+done <flags
+
+# ---- The tarball holds the same
+"$TEST_SRCDIR/$TEST_WORKSPACE/$install" --tar "${files[@]/#/$TEST_SRCDIR/$TEST_WORKSPACE/}" -- "$TEST_TMPDIR/packed.tar.gz"
+mkdir unpacked
+tar -xf packed.tar.gz -C unpacked
+diff -r "$prefix" "unpacked/slimccl-$version"
