@@ -1,6 +1,7 @@
 /* slimccl-info: what SlimCCL finds on this machine, its settings, and what a compressor means. */
 #include <dlfcn.h>
 #include <getopt.h>
+#include <limits.h>
 #include <link.h>
 #include <math.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 #include "compress/cuda/kernels.h"
 #include "compress/kernels.h"
 #include "plugin/info/flags.h"
+#include "plugin/preload/dropin.h"
 #include "plugin/preload/environment.h"
 #include "plugin/preload/policy.h"
 #include "plugin/slimccl.h"
@@ -43,19 +45,13 @@ static void showCpu(void) {
   putchar('\n');
 }
 
-/* Opens a library of one of these names as the system finds it, and prints row and path; NULL: there is none. */
-static void* open(const char* what, const char* const* names) {
-  row(what);
-  for (; *names; names++) {
-    void* library = dlopen(*names, RTLD_LAZY | RTLD_LOCAL);
-    struct link_map* map;
-    if (!library) continue;
-    char* path = dlinfo(library, RTLD_DI_LINKMAP, &map) == 0 ? realpath(map->l_name, NULL) : NULL;
-    printf("%s", path ? path : *names);
-    free(path);
-    return library;
-  }
-  return NULL;
+/* Opens a library by its name or path as the system finds it; NULL: there is none. path: where it is. */
+static void* open(const char* name, char path[PATH_MAX]) {
+  struct link_map* map;
+  void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL);
+  if (library && (dlinfo(library, RTLD_DI_LINKMAP, &map) || !realpath(map->l_name, path)))
+    snprintf(path, PATH_MAX, "%s", name);
+  return library;
 }
 
 /* A function of a library that no header of ours declares. */
@@ -67,7 +63,9 @@ static function find(void* library, const char* name) {
 }
 
 static void showCuda(void) {
-  void* driver = open("CUDA", (const char* const[]){"libcuda.so.1", NULL});
+  char path[PATH_MAX];
+  void* driver = open("libcuda.so.1", path);
+  row("CUDA");
 #ifdef SLIM_WITH_CUDA
   const char* const built = "built with CUDA kernels";
 #else
@@ -77,6 +75,7 @@ static void showCuda(void) {
     printf("no libcuda.so.1; SlimCCL was %s\n", built);
     return;
   }
+  printf("%s", path);
   const function version = find(driver, "cuDriverGetVersion"), init = find(driver, "cuInit"),
                  count = find(driver, "cuDeviceGetCount"), name = find(driver, "cuDeviceGetName");
   int code = 0, devices = 0;
@@ -88,12 +87,21 @@ static void showCuda(void) {
     if (name(device, (int)sizeof device, i) == 0) printf("%-12s  device %d: %s\n", "", i, device);
 }
 
+/* SLIM_NCCL_LIB's, or the system's. */
+static void* openNccl(char path[PATH_MAX]) {
+  const char* given = getenv("SLIM_NCCL_LIB");
+  return open(given && *given ? given : "libnccl.so.2", path);
+}
+
 static void showNccl(void) {
-  void* nccl = open("NCCL", (const char* const[]){"libnccl.so.2", "libnccl.so", NULL});
+  char path[PATH_MAX];
+  void* nccl = openNccl(path);
   int code = 0;
   const function version = nccl ? find(nccl, "ncclGetVersion") : NULL;
+  row("NCCL");
+  printf("%s", nccl ? path : dlerror());
   if (!nccl) {
-    puts("no libnccl.so.2");
+    putchar('\n');
   } else if (version && version(&code) == 0) {
     const int unit = code < 10000 ? 1000 : 10000; /* 2.9 has changed the number's form */
     printf(", %d.%d.%d\n", code / unit, code % unit / 100, code % 100);
@@ -208,6 +216,41 @@ static int check(const char* spec, uint64_t count, int ranks, slimDataType_t typ
   return failed;
 }
 
+/* ---- The drop-in --------------------------------------------------------------------------------------------------
+ */
+
+/* libslimccl_nccl.so as it lies beside this program: where it was installed, or where it was built. */
+static bool findShim(char path[PATH_MAX]) {
+  static const char* const places[] = {"/../lib/libslimccl_nccl.so", "/../preload/libslimccl_nccl.so"};
+  char self[PATH_MAX], at[2 * PATH_MAX];
+  if (!realpath("/proc/self/exe", self)) return false;
+  *strrchr(self, '/') = 0;
+  for (int i = 0; i < 2; i++) {
+    snprintf(at, sizeof at, "%s%s", self, places[i]);
+    if (realpath(at, path)) return true;
+  }
+  return false;
+}
+
+static int makeDropIn(const char* dir, const char* given) {
+  char shim[PATH_MAX], nccl[PATH_MAX];
+  if (!findShim(shim)) {
+    fputs("slimccl-info: no libslimccl_nccl.so in ../lib beside this program: it was built without NCCL's header\n",
+          stderr);
+    return 1;
+  }
+  if (!given && !openNccl(nccl)) {
+    fprintf(stderr, "slimccl-info: %s: give NCCL's path by --nccl\n", dlerror());
+    return 1;
+  }
+  if (slimMakeDropIn(dir, shim, given ? given : nccl) != slimSuccess) {
+    fprintf(stderr, "slimccl-info: %s\n", slimLastMessage());
+    return 1;
+  }
+  printf("%s/libnccl.so.2: %s before %s\n", dir, shim, given ? given : nccl);
+  return 0;
+}
+
 /* ---- Flags --------------------------------------------------------------------------------------------------------
  */
 
@@ -215,10 +258,10 @@ static void help(void) {
   puts(
       "Shows what SlimCCL finds on this machine and how it is set, or what a compressor means.\n\n"
       "  slimccl-info [flags]\n");
-#define SLIM_HELP_(letter, name, argument, text)                  \
-  {                                                               \
-    const char* const takes = argument;                           \
-    printf("  --%-8s %-5s %s\n", name, takes ? takes : "", text); \
+#define SLIM_HELP_(letter, name, argument, text)                   \
+  {                                                                \
+    const char* const takes = argument;                            \
+    printf("  --%-11s %-5s %s\n", name, takes ? takes : "", text); \
   }
   SLIM_INFO_FLAGS(SLIM_HELP_)
 }
@@ -231,7 +274,7 @@ static int wrong(const char* flag, const char* value, const char* right) {
 int main(int argc, char** argv) {
 #define SLIM_FLAG_(letter, name, argument, text) {name, (argument) ? required_argument : no_argument, NULL, letter},
   static const struct option flags[] = {SLIM_INFO_FLAGS(SLIM_FLAG_){NULL, 0, NULL, 0}};
-  const char* spec = NULL;
+  const char *spec = NULL, *dropin = NULL, *nccl = NULL;
   uint64_t count = 1 << 20, ranks = 8;
   slimDataType_t type = slimFloat32;
   for (int flag; (flag = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
@@ -252,6 +295,12 @@ int main(int argc, char** argv) {
         for (type = slimFloat16; slimTypeIsFloat(type) && strcmp(slimTypeName(type), optarg); type++) continue;
         if (!slimTypeIsFloat(type)) return wrong("type", optarg, "fp16, bf16, fp32 or fp64");
         break;
+      case 'd':
+        dropin = optarg;
+        break;
+      case 'l':
+        nccl = optarg;
+        break;
       case 'h':
         help();
         return 0;
@@ -267,6 +316,7 @@ int main(int argc, char** argv) {
     fprintf(stderr, "slimccl-info: %s: takes flags only; --help shows them\n", argv[optind]);
     return 2;
   }
+  if (dropin) return makeDropIn(dropin, nccl);
   if (spec) return check(spec, count, (int)ranks, type);
   row("SlimCCL");
   printf("%d.%d.%d\n", SLIM_MAJOR, SLIM_MINOR, SLIM_PATCH);

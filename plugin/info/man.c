@@ -76,6 +76,13 @@ static void compressors(void) {
   }
 }
 
+static void flag(const char* name, const char* takes, const char* help) {
+  fputs(".TP\n.BI \\-\\-", stdout);
+  text(name);
+  printf(" \" %s\"\n", takes ? takes : "");
+  line(help);
+}
+
 static void info(void) {
   title("slimccl-info", 1, "show what SlimCCL finds and how it is set, or explain a compressor");
   section("SYNOPSIS");
@@ -88,12 +95,7 @@ static void info(void) {
       "is");
   line("named, and the exit status is 1.");
   section("OPTIONS");
-#define SLIM_ITEM_(letter, name, argument, help)                     \
-  {                                                                  \
-    const char* const takes = argument;                              \
-    printf(".TP\n.BI \\-\\-%s \" %s\"\n", name, takes ? takes : ""); \
-    line(help);                                                      \
-  }
+#define SLIM_ITEM_(letter, name, argument, help) flag(name, argument, help);
   SLIM_INFO_FLAGS(SLIM_ITEM_)
   variables();
   section("SEE ALSO");

@@ -91,6 +91,8 @@ TEST(Info, FindsCudaAndNccl) {
   const Output found = info("", "LD_LIBRARY_PATH=" + libraries);
   const std::string nccl = found.line("NCCL"), cuda = found.line("CUDA");
   EXPECT_EQ(nccl.substr(nccl.rfind('/')), "/libnccl.so.2, 2.23.7") << found.text;
+  EXPECT_EQ(info("", "SLIM_NCCL_LIB=" + libraries + "/libnccl.so.2").line("NCCL"), nccl);
+  EXPECT_TRUE(has(info("", "SLIM_NCCL_LIB=/nowhere/nccl.so").line("NCCL"), "/nowhere/nccl.so: ")) << "named";
   EXPECT_TRUE(has(cuda, "/libcuda.so.1, for CUDA 12.8, 2 devices")) << found.text;
   EXPECT_TRUE(has(found.text, "device 1: B")) << found.text;
 }
@@ -244,7 +246,7 @@ TEST(Flags, WrongOnesAreRefused) {
   }
   const Output help = info("--help");
   EXPECT_EQ(help.status, 0);
-  for (const char* flag : {"--check", "--count", "--ranks", "--type", "--help", "--version"})
+  for (const char* flag : {"--check", "--make-dropin", "--nccl", "--count", "--ranks", "--type", "--help", "--version"})
     EXPECT_TRUE(has(help.text, flag)) << help.text;
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# install_test.sh INSTALL ALLREDUCE.C MPI_CLIENT.C MPIRUN|- CUDA_HOME|- FILE...: installs into a new prefix, which has a space in its
+# install_test.sh INSTALL ALLREDUCE.C MPI_CLIENT.C MPIRUN|- CUDA_HOME|- NCCL FILE...: installs into a new prefix, which has a space in its
 # name; builds programs against it with plain gcc and pkg-config, and runs them.
 set -euo pipefail
-install=$1 program=$2 client=$3 mpirun=$4 cuda=$5
-shift 5
+install=$1 program=$2 client=$3 mpirun=$4 cuda=$5 nccl=$6
+shift 6
 files=("$@")
 prefix="$TEST_TMPDIR/a prefix"
 fail() {
@@ -82,6 +82,21 @@ C
   ./nccl || fail "slimCommInitNCCL without a communicator"
 fi
 
+# ---- A drop-in, made by the installed slimccl-info: the shim first, then the NCCL that was named
+if [[ -e $prefix/lib/libslimccl_nccl.so ]]; then
+  nccl=$(realpath "$TEST_SRCDIR/$TEST_WORKSPACE/$nccl")
+  "$info" --make-dropin "a drop-in" --nccl "$nccl"
+  needed=$(readelf -d "a drop-in/libnccl.so.2" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p')
+  [[ $needed == "$(realpath "$prefix/lib/libslimccl_nccl.so")"$'\n'"$nccl" ]] || fail "the drop-in needs $needed"
+  SLIM_NCCL_LIB=$nccl "$info" --make-dropin second
+  diff second/libnccl.so.2 "a drop-in/libnccl.so.2"
+  python3 -c 'import ctypes, sys; v = ctypes.c_int(); ctypes.CDLL(sys.argv[1]).ncclGetVersion(ctypes.byref(v)); assert v.value == 22307' \
+    "$PWD/a drop-in/libnccl.so.2"
+  "$info" --make-dropin third --nccl nowhere 2>said && fail "a drop-in before nothing"
+  grep -q nowhere said || fail "the message does not name the file"
+  [[ -f $prefix/lib/libslimccl_audit.so ]] || fail "no libslimccl_audit.so"
+fi
+
 # ---- The manual has every variable and flag, and its pages are good roff
 "$info" | awk '/^SLIM_/ { print $1 }' >variables
 [[ -s variables ]] || fail "slimccl-info lists no variables"
@@ -93,10 +108,10 @@ for page in man1/slimccl-info.1 man7/slimccl.7; do
     [[ ! $(groff -man -Tutf8 -ww "$prefix/share/man/$page" 2>&1 >/dev/null) ]] || fail "groff has something to say of $page"
   fi
 done
-"$info" --help | sed -n 's/^  --\([a-z]*\).*/\1/p' >flags
+"$info" --help | sed -n 's/^  --\([a-z-]*\).*/\1/p' >flags
 [[ -s flags ]] || fail "slimccl-info has no flags"
 while read -r flag; do
-  grep -q "^\.BI .*\\\\-\\\\-$flag " "$prefix/share/man/man1/slimccl-info.1" || fail "slimccl-info.1 lacks --$flag"
+  grep -qF ".BI \\-\\-${flag//-/\\-} " "$prefix/share/man/man1/slimccl-info.1" || fail "slimccl-info.1 lacks --$flag"
 done <flags
 
 # ---- The tarball holds the same
