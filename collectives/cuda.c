@@ -302,7 +302,7 @@ static void closeTensor(slimTensor* t) {
 }
 
 static slimResult_t openTensor(slimTensor* t) {
-  if (!slimDeviceRuns(&t->compressor->up) || !slimDeviceRuns(&t->compressor->down))
+  if (!slimDeviceRuns(t->compressor->up.tree) || !slimDeviceRuns(t->compressor->down.tree))
     return slimFail(slimInvalidUsage,
                     "there are no CUDA kernels for %s: a transform or selector stands in a place that "
                     "they do not know",
@@ -400,6 +400,11 @@ static slimResult_t scale(slimTensor* t, void* a, uint64_t n, double factor) {
   return slimCudaScaleReal(&q, t->type, a, n, factor);
 }
 
+static slimResult_t scaleMemory(slimTensor* t, const slimStamp* stamp, uint16_t* a, uint64_t n, double factor) {
+  const slimCudaQueue q = queueOf(t);
+  return slimCudaScaleMemory(&q, stamp, a, n, factor);
+}
+
 /* ---- Life ------------------------------------------------------------------------------------------------------- */
 
 static void discard(cudaComm* c) {
@@ -466,7 +471,8 @@ static const slimDevice slimCuda = {.readable = false,
                                     .fromReal = fromReal,
                                     .copyFinite = copyFinite,
                                     .takeFinite = takeFinite,
-                                    .scale = scale};
+                                    .scale = scale,
+                                    .scaleMemory = scaleMemory};
 
 /* Copies between two devices go straight where the machine allows it; elsewhere the driver finds a way. */
 slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {

@@ -66,7 +66,7 @@ typedef struct slimDevice {
   slimResult_t (*cancel)(struct slimTensor* tensor, const slimDecodePass* sent, const void* x, void* s);
 
   /* compress.h's. dense_reduce: payloads as in reduce. copyFinite: of n reals. takeFinite: dst ← x (elements), by
-   * groups of 64 that hold no NaN or Inf. scale: n reals. */
+   * groups of 64 that hold no NaN or Inf. scale: n reals. scaleMemory: n bf16, by the stamp's draws. */
   slimResult_t (*denseEncode)(struct slimCall* call, const slimStamp* stamp, const void* x, bool xIsReal, uint64_t n,
                               uint64_t first, uint8_t* payload);
   slimResult_t (*denseReduce)(struct slimCall* call, uint64_t n, int ranks, const uint8_t* const* payloads, void* dst);
@@ -74,6 +74,8 @@ typedef struct slimDevice {
   slimResult_t (*copyFinite)(struct slimCall* call, const void* src, uint64_t n, void* dst);
   slimResult_t (*takeFinite)(struct slimCall* call, const void* x, uint64_t n, void* dst);
   slimResult_t (*scale)(struct slimTensor* tensor, void* a, uint64_t n, double factor);
+  slimResult_t (*scaleMemory)(struct slimTensor* tensor, const slimStamp* stamp, uint16_t* a, uint64_t n,
+                              double factor);
 } slimDevice;
 
 extern const slimDevice slimHost;

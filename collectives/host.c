@@ -189,6 +189,12 @@ static slimResult_t scale(slimTensor* t, void* a, uint64_t n, double factor) {
   return slimSuccess;
 }
 
+static slimResult_t scaleMemory(slimTensor* t, const slimStamp* stamp, uint16_t* a, uint64_t n, double factor) {
+  (void)t;
+  slimScaleMemory(stamp, a, n, factor);
+  return slimSuccess;
+}
+
 const slimDevice slimHost = {.readable = true,
                              .close = closeComm,
                              .enter = enter,
@@ -217,4 +223,5 @@ const slimDevice slimHost = {.readable = true,
                              .fromReal = fromReal,
                              .copyFinite = copyFinite,
                              .takeFinite = takeFinite,
-                             .scale = scale};
+                             .scale = scale,
+                             .scaleMemory = scaleMemory};

@@ -139,10 +139,10 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
   const char* name = slimCollectiveName((int)t->collective);
   const bool global = slimTreeIsGlobal(up) || slimTreeIsGlobal(c->down.tree);
   const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64 && t->comm->device->readable;
-  if (slimTreeSharesLambda(up) && (t->collective != slimCollectiveAllReduce || !t->comm->device->readable))
+  if (slimTreeSharesLambda(up) && t->collective != slimCollectiveAllReduce)
     return slimFail(slimInvalidUsage,
-                    "lambda=shared comes from the messages of all ranks to all ranks, in host memory: allreduce there; "
-                    "use f= for %s in %s",
+                    "lambda=shared comes from the messages of all ranks to all ranks, which allreduce has; use f= for "
+                    "%s in %s",
                     name, c->text);
   if (t->collective != slimCollectiveAllReduce && t->collective != slimCollectiveReduce) {
     if (c->downGiven)
@@ -250,9 +250,6 @@ void slimTensorShape(slimTensor* t) {
 slimResult_t slimTensorAllocate(slimTensor* t) {
   const slimDevice* device = t->comm->device;
   slimResult_t result = slimSuccess;
-  if ((t->compressor->up.feedback.bf16 || t->compressor->down.feedback.bf16) && !device->readable)
-    return slimFail(slimInvalidUsage, "memory=bf16 is for tensors in host memory: leave it out of %s",
-                    t->compressor->text);
   slimTensorShape(t);
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
     slimArray* a = &t->arrays[i];
@@ -301,12 +298,9 @@ slimResult_t slimTensorFix(slimTensor* t, slimCollective collective, slimDataTyp
   t->type = type;
   t->root = root;
   SLIM_CHECK(choose(t, count, &t->algorithm));
-  const bool gathers = slimTreeGathers(c->up.tree) || slimTreeGathers(c->down.tree);
-  if (gathers && (type == slimFloat64 || !t->comm->device->readable))
+  if (type == slimFloat64 && (slimTreeGathers(c->up.tree) || slimTreeGathers(c->down.tree)))
     return slimFail(slimInvalidUsage,
-                    "stats=tensor and stats=previous are for tensors in host memory, of a type other than float64; "
-                    "leave stats out of %s",
-                    c->text);
+                    "stats=tensor and stats=previous are for types other than float64; leave stats out of %s", c->text);
   t->hash = slimCompressorHash(c, type);
 
   const bool both = collective == slimCollectiveAllReduce || collective == slimCollectiveReduce;
@@ -386,7 +380,7 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
     const slimStamp stamp = slimStampOf(t, t->comm->rank, a == &t->e);
     if (!a->data) continue;
     if (a->bf16)
-      slimScaleMemory(&stamp, a->data, a->n, factor);
+      SLIM_CHECK(t->comm->device->scaleMemory(t, &stamp, a->data, a->n, factor));
     else
       SLIM_CHECK(t->comm->device->scale(t, a->data, a == &t->m ? a->n / 2 : a->n, factor));
   }

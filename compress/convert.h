@@ -17,6 +17,11 @@ SLIM_FN uint16_t slimToBf16(float x) {
   return (uint16_t)((b & 0x7fffffffu) > SLIM_INF_BITS ? (uint32_t)SLIM_NAN_BF16 : r);
 }
 SLIM_FN float slimFromBf16(uint16_t h) { return slimFloat((uint32_t)h << 16); }
+/* A memory's value, rounded stochastically by the 16 bits d: the mean over d is x (format.md §7). */
+SLIM_FN uint16_t slimToMemory(float x, uint32_t d) {
+  const uint32_t bits = slimBits(x), size = ((bits & 0x7fffffffu) + d) >> 16;
+  return (uint16_t)((bits >> 16 & 0x8000u) | (size < 0x7f7f ? size : 0x7f7f));
+}
 
 SLIM_FN uint16_t slimToHalf(float x) {
   uint32_t b = slimBits(x), sign = b >> 16 & 0x8000, a = b & 0x7fffffffu;

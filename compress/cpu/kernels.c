@@ -172,11 +172,6 @@ static inline double slimPower2(int e) {
 
 /* ---- Memory in bf16 (format.md §7) ---------------------------------------------------------------------------- */
 
-/* One that is rounded stochastically by the 16 bits d: the mean over d is x. */
-static inline uint16_t slimToMemory(float x, uint16_t d) {
-  const uint32_t bits = slimBits(x), size = ((bits & 0x7fffffffu) + d) >> 16;
-  return (uint16_t)((bits >> 16 & 0x8000u) | (size < 0x7f7f ? size : 0x7f7f));
-}
 /* Draws of n values, the first of virtual index `first`. words: n/2, rounded up to 64. */
 static inline const uint16_t* slimMemoryDraws(const slimDraw* draw, uint32_t branch, uint64_t first, uint32_t n,
                                               uint32_t* words) {

@@ -20,11 +20,15 @@
 #include "compress/cuda/tree.cuh"
 #include "compress/cuda/unit.cuh"
 
+#include "compress/cuda/survey.cuh"
+
 /* ---- Shapes of trees ----------------------------------------------------------------------------------------------
  */
 
-#define SLIM_LEAVES(X) X(fp32) X(fp16) X(bf16) X(fp8) X(sign) X(onebit) X(qsgd) X(natural) X(tnqsgd)
-#define SLIM_SHAPE_(name) slimShape_##name,
+/* X(name, blocks): of the largest size, that a multiprocessor's registers hold: as many as need no spill. */
+#define SLIM_LEAVES(X) \
+  X(fp32, 4) X(fp16, 4) X(bf16, 4) X(fp8, 4) X(sign, 4) X(onebit, 3) X(qsgd, 3) X(natural, 3) X(tnqsgd, 2)
+#define SLIM_SHAPE_(name, blocks) slimShape_##name,
 typedef enum { SLIM_LEAVES(SLIM_SHAPE_) slimShape_tree } slimTreeShape;
 
 /* A codec by itself has its sections at places that are known, and in shared memory for certain; others look them up.
@@ -35,8 +39,8 @@ SLIM_FN bool slimEncodeShape(const slimTreeShape shape, const slimTree* tree, co
   uint8_t* const second = staging + slimRoundUp(tree->section[0].bytes, 16);
   uint8_t* const sec[3] = {staging, second, second + slimRoundUp(tree->section[1].bytes, 16)};
   switch (shape) {
-#define SLIM_CASE(name)  \
-  case slimShape_##name: \
+#define SLIM_CASE(name, blocks) \
+  case slimShape_##name:        \
     return slimEncode_##name(root, b, v, sec);
     SLIM_LEAVES(SLIM_CASE)
 #undef SLIM_CASE
@@ -50,7 +54,7 @@ SLIM_FN void slimDecodeShape(const slimTreeShape shape, const slimTree* tree, co
   uint8_t* const second = staging + slimRoundUp(tree->section[0].bytes, 16);
   uint8_t* const sec[3] = {staging, second, second + slimRoundUp(tree->section[1].bytes, 16)};
   switch (shape) {
-#define SLIM_CASE(name)                   \
+#define SLIM_CASE(name, blocks)           \
   case slimShape_##name:                  \
     slimDecode_##name(root, b, sec, out); \
     break;
@@ -77,6 +81,7 @@ SLIM_FN void slimStageShape(const slimTreeShape shape, const slimTree* tree, uin
 #define SLIM_NAME(name) SLIM_PASTE(name, F)
 #include "compress/cuda/passes.cuh"
 #include "compress/cuda/select_passes.cuh"
+#include "compress/cuda/signs.cuh"
 #undef REAL
 #undef SLIM_REAL_IS_FLOAT
 #undef SLIM_NAME
@@ -86,25 +91,27 @@ SLIM_FN void slimStageShape(const slimTreeShape shape, const slimTree* tree, uin
 #define SLIM_NAME(name) SLIM_PASTE(name, D)
 #include "compress/cuda/passes.cuh"
 #include "compress/cuda/select_passes.cuh"
+#include "compress/cuda/signs.cuh"
 
 /* ---- Kernels ------------------------------------------------------------------------------------------------------
  */
 
-#define SLIM_KERNEL(name, args) \
-  extern "C" __global__ void __launch_bounds__(SLIM_MAX_THREADS, 1) slim_##name(const args a)
+#define SLIM_KERNEL_FOR(blocks, name, args) \
+  extern "C" __global__ void __launch_bounds__(SLIM_MAX_THREADS, blocks) slim_##name(const args a)
+#define SLIM_KERNEL(name, args) SLIM_KERNEL_FOR(1, name, args)
 
-#define SLIM_LEAF_KERNELS(name)                 \
-  SLIM_KERNEL(encode_##name, slimEncodeArgs) {  \
-    SLIM_DYN_SHARED(float, shared);             \
-    encodeUnitsF(slimShape_##name, &a, shared); \
-  }                                             \
-  SLIM_KERNEL(reduce_##name, slimReduceArgs) {  \
-    SLIM_DYN_SHARED(float, shared);             \
-    reduceUnitsF(slimShape_##name, &a, shared); \
-  }                                             \
-  SLIM_KERNEL(decode_##name, slimDecodeArgs) {  \
-    SLIM_DYN_SHARED(float, shared);             \
-    decodeUnitsF(slimShape_##name, &a, shared); \
+#define SLIM_LEAF_KERNELS(name, blocks)                    \
+  SLIM_KERNEL_FOR(blocks, encode_##name, slimEncodeArgs) { \
+    SLIM_DYN_SHARED(float, shared);                        \
+    encodeUnitsF(slimShape_##name, &a, shared);            \
+  }                                                        \
+  SLIM_KERNEL_FOR(blocks, reduce_##name, slimReduceArgs) { \
+    SLIM_DYN_SHARED(float, shared);                        \
+    reduceUnitsF(slimShape_##name, &a, shared);            \
+  }                                                        \
+  SLIM_KERNEL_FOR(blocks, decode_##name, slimDecodeArgs) { \
+    SLIM_DYN_SHARED(float, shared);                        \
+    decodeUnitsF(slimShape_##name, &a, shared);            \
   }
 SLIM_LEAVES(SLIM_LEAF_KERNELS)
 
@@ -121,13 +128,26 @@ SLIM_FN float* slimArena(float* scratch, uint64_t floats, float* shared) {
     SLIM_DYN_SHARED(float, shared);                                              \
     reduceUnits##REAL(shape, &a, slimArena(a.scratch, a.scratchFloats, shared)); \
   }                                                                              \
-  SLIM_KERNEL(decode_##name, slimDecodeArgs) {                                   \
+  SLIM_KERNEL_FOR(2, decode_##name, slimDecodeArgs) {                            \
     SLIM_DYN_SHARED(float, shared);                                              \
     decodeUnits##REAL(shape, &a, slimArena(a.scratch, a.scratchFloats, shared)); \
   }
 SLIM_TREE_KERNELS(tree, slimShape_tree, F)
 SLIM_TREE_KERNELS(wide, slimShape_tree, D)
 
+SLIM_KERNEL(reduce_signs, slimReduceArgs) {
+  SLIM_DYN_SHARED(float, shared);
+  float* arena = slimArena(a.scratch, a.scratchFloats, shared);
+  if (a.type == slimFloat64)
+    reduceSignsD(&a, arena);
+  else
+    reduceSignsF(&a, arena);
+}
+SLIM_KERNEL(survey, slimEncodeArgs) {
+  SLIM_DYN_SHARED(float, shared);
+  slimSurveyUnits(&a, slimArena(a.scratch, a.scratchFloats, shared));
+}
+SLIM_KERNEL(shape, slimShapeArgs) { slimMakeShapes(&a); }
 SLIM_KERNEL(reduce_select, slimReduceArgs) {
   SLIM_DYN_SHARED(float, shared);
   if (a.type == slimFloat64)
@@ -246,6 +266,17 @@ SLIM_KERNEL(scale, slimDenseArgs) {
   slimDenseArgs self = a;
   self.src = a.dst;
   slimConvert(&self, slimRealType(a.type), slimRealType(a.type), a.factor);
+}
+SLIM_KERNEL(scale_memory, slimDenseArgs) {
+  __shared__ uint4 words[SLIM_PIECE_STEP / 8];
+  const slimDraw draw = slimDrawOf(&a.stamp, *a.step + 1, a.stamp.rank);
+  const float f = (float)a.factor;
+  uint16_t* s = (uint16_t*)a.dst;
+  for (uint64_t tile = blockIdx.x; tile * SLIM_PIECE_STEP < a.n; tile += gridDim.x) {
+    const uint64_t off = tile * SLIM_PIECE_STEP;
+    const uint16_t* d = slimMemoryDraws(&draw, 1, off, SLIM_PIECE_STEP, (float*)(void*)words);
+    SLIM_EACH(i, slimTileValid(a.n, off)) s[off + i] = slimToMemory(slimFromBf16(s[off + i]) * f, d[i]);
+  }
 }
 SLIM_KERNEL(copy_finite, slimDenseArgs) {
   SLIM_EACH_FOUR(j, a.n)

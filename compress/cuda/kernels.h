@@ -20,13 +20,17 @@ extern "C" {
  * r·stride. */
 typedef struct {
   const slimTree* tree;
-  const uint64_t* step; /* the slot's step counter; it replaces stamp.step */
-  const void* x;        /* n elements of type */
-  void* s;              /* n reals or NULL */
-  void* v;              /* n reals or NULL */
-  uint8_t* payload;     /* 16-byte aligned */
-  slimPassStats* stats; /* added to; or NULL */
-  float* scratch;       /* scratchFloats a thread block; NULL: dynamic shared memory */
+  const uint64_t* step;    /* the slot's step counter; it replaces stamp.step */
+  const void* x;           /* n elements of type */
+  void* s;                 /* n values of slimMemoryBytes, or NULL */
+  void* v;                 /* n reals or NULL */
+  uint8_t* payload;        /* 16-byte aligned */
+  slimPassStats* stats;    /* added to; or NULL */
+  float* scratch;          /* scratchFloats a thread block; NULL: dynamic shared memory */
+  const void* lambda;      /* lambda=shared: a real a unit; else NULL */
+  const slimShape* shapes; /* stats=tensor, stats=previous: what the pieces' codes use, one a piece; else NULL */
+  slimPartial* partials;   /* what the units add to their pieces' statistics, one a unit; or NULL */
+  const float* mean;       /* survey: pieces whose mean is above 0 are left out; or NULL */
   slimFeedback feedback;
   slimStamp stamp;
   uint64_t n, first, cut, stride, scratchFloats;
@@ -36,6 +40,20 @@ typedef struct {
   int32_t marked; /* x is what a reduce of this tree's unit put out: where it is the canonical NaN, so is the unit */
 } slimEncodeArgs;
 
+/* stats=tensor and stats=previous: survey takes encode's arguments (payload is NULL) and fills partials, with the tails
+ * beyond the means of shapes, unless that is NULL. Then shape: mean, table, one a piece, which stats=previous keeps, or
+ * NULL. First shapes is written, from what is kept where that is above 0, else from partials; after encode (last) what
+ * is kept is replaced. */
+typedef struct {
+  const slimTree* tree;
+  const slimPartial* partials;
+  slimShape* shapes;
+  float *mean, *table;
+  uint64_t n, cut;
+  uint32_t pieces;
+  int32_t last;
+} slimShapeArgs;
+
 /* reduce: payloads (at payloads + r·stride, of ranks 0 … ranks − 1) of one piece → mean → (h) → payload' or y. down: a
  * tree of the same shape and unit as up, or NULL: y is written. Where a header is not the expected one, the piece
  * becomes NaN (payload': an error report) and *report is set. */
@@ -44,7 +62,7 @@ typedef struct {
   const uint64_t* step;
   const uint8_t* payloads;
   void* h;          /* n reals or NULL */
-  void* e;          /* n reals or NULL */
+  void* e;          /* n values of slimMemoryBytes, or NULL */
   uint8_t* payload; /* of the downlink, or NULL */
   void* y;          /* n elements of type, or NULL */
   slimPassStats* stats;
@@ -52,6 +70,7 @@ typedef struct {
   const uint32_t* index; /* selected values of all ranks (see slimSelectArgs), or NULL */
   const float* values;
   float* scratch;
+  void* lambda; /* reduce_signs: a real a unit; written where y is */
   slimFeedback upFeedback, downFeedback;
   slimStamp stamp; /* of the downlink: rank is the owner's */
   uint64_t n, first, stride, scratchFloats;
@@ -75,6 +94,7 @@ typedef struct {
   const uint32_t* index;
   const float* values;
   float* scratch;
+  void* lambda; /* as encode's; read, then written */
   slimFeedback feedback;
   slimStamp stamp; /* rank: of piece 0's sender */
   uint64_t n, first, cut, stride, scratchFloats;
@@ -117,9 +137,9 @@ typedef struct {
   int32_t keeps;
 } slimSelectArgs;
 
-/* Dense messages and arrays of n reals. copy_finite: dst ← those of src's reals that are finite. take_finite: dst
- * (reals) ← src (elements of type), by groups of 64, counted from the first, that hold no NaN or Inf; other groups
- * stay. */
+/* Dense messages and arrays of n reals. scale_memory: bf16, rounded by the draws of the step after *step. copy_finite:
+ * dst ← those of src's reals that are finite. take_finite: dst (reals) ← src (elements of type), by groups of 64,
+ * counted from the first, that hold no NaN or Inf; other groups stay. */
 typedef struct {
   const uint64_t* step;
   const void* src; /* elements of type, reals, or payloads (at src + r·stride) */
@@ -159,6 +179,9 @@ typedef struct {
   SLIM_SHAPES(X, decode, slimDecodeArgs) \
   X(reduce_select, slimReduceArgs)       \
   X(decode_select, slimDecodeArgs)       \
+  X(reduce_signs, slimReduceArgs)        \
+  X(survey, slimEncodeArgs)              \
+  X(shape, slimShapeArgs)                \
   X(select_start, slimSelectArgs)        \
   X(select_count, slimSelectArgs)        \
   X(select_narrow, slimSelectArgs)       \
@@ -173,6 +196,7 @@ typedef struct {
   X(to_real, slimDenseArgs)              \
   X(from_real, slimDenseArgs)            \
   X(scale, slimDenseArgs)                \
+  X(scale_memory, slimDenseArgs)         \
   X(copy_finite, slimDenseArgs)          \
   X(take_finite, slimDenseArgs)          \
   X(next_step, slimStepArgs)
@@ -189,7 +213,7 @@ enum { slimReportHeader = 1, slimReportRemote = 2 };
 /* A thread block takes one unit (or SLIM_PIECE_STEP elements) at a time and steps by the grid, so any grid will do: as
  * many blocks as the device holds at once, or as there are units, whichever is less; at least one. Thread blocks of
  * select_start, select_narrow, select_scan and next_step: exactly one. */
-enum { SLIM_MAX_THREADS = 256 };
+enum { SLIM_MAX_THREADS = 256, SLIM_SHAPE_THREADS = 128 /* of shape: exactly */ };
 
 typedef struct {
   slimDeviceKernel kernel;
@@ -201,13 +225,16 @@ typedef struct {
 
 /* The launch (cuda/launch.c) of encode, reduce (down: the downlink's tree, or NULL) or decode; `first` is the encode,
  * reduce or decode kernel of the first shape: slimKernel_encode_fp32, …. Trees with a selector of scope chunk or global
- * have their own kernels: reduce_select, decode_select and the select_… (first: which of them). sharedLimit: bytes of
- * dynamic shared memory that a thread block may have. */
+ * have their own kernels: reduce_select, decode_select and the select_… (first: which of them); lambda=shared has
+ * reduce_signs, stats=tensor and stats=previous have survey. sharedLimit: bytes of dynamic shared memory that a thread
+ * block may have. */
 slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slimTree* down, slimDataType_t type,
                         uint64_t n, uint32_t sharedLimit);
-/* False: there are no kernels for it yet: its tree's nodes are nested in another way than [rotate] [induced] [rotate]
- * [topk, randk] codec, or it has lambda=shared, memory=bf16, stats=tensor or stats=previous. */
-bool slimDeviceRuns(const slimDirection* direction);
+/* shape's, of so many pieces. */
+slimLaunch slimShapeLaunch(uint32_t pieces);
+/* False: there are no kernels for it: its nodes are nested in another way than [rotate] [induced] [rotate] [topk,
+ * randk] codec. */
+bool slimDeviceRuns(const slimTree* tree);
 /* reduce_… can write the downlink's payload by itself; else it writes reals (type fp32 or fp64, factor 1), and an
  * encode takes those. */
 bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type);

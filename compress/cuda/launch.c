@@ -24,12 +24,8 @@ static bool isTurned(const slimNode* node) {
 static bool isTwice(const slimNode* node) {
   return isTurned(node) || (node->op == slimOp_induced && isTurned(slimInner(node, 0)) && isTurned(slimInner(node, 1)));
 }
-bool slimDeviceRuns(const slimDirection* direction) {
-  const slimTree* tree = direction->tree;
+bool slimDeviceRuns(const slimTree* tree) {
   const slimNode* root = slimRoot(tree);
-  for (uint32_t i = 0; i < tree->nodes; i++)
-    if (tree->node[i].lambda == slimLambdaShared || tree->node[i].stats != slimStatsBlock) return false;
-  if (direction->feedback.bf16) return false;
   return slimSelector(tree) ? isLeaf(root)
                             : isTwice(root) || (root->op == slimOp_rotate && isTwice(slimInner(root, 0)));
 }
@@ -129,6 +125,7 @@ static uint64_t stagingFloats(const slimTree* tree) {
   return bytes / 4;
 }
 
+/* Encode first has the codec's scratch, then û and either its scratch or a memory's draws. */
 typedef enum { encode, reduce, decode } kind;
 static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down, bool wide, bool isLeafKernel) {
   const slimNode* root = slimRoot(tree);
@@ -138,14 +135,14 @@ static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down
                  out = isLeafKernel ? leafDecode(root) : whole(root);
   switch (pass) {
     case encode:
-      return own + stagingFloats(tree) + larger(in, unit + out);
+      return own + stagingFloats(tree) + larger(in, unit + larger(out, unit / 2));
     case decode:
       return own + stagingFloats(tree) + out;
     default: {
       if (!down) return real * unit + own + stagingFloats(tree) + out;
       const slimNode* to = slimRoot(down);
       return real * unit + own + larger(stagingFloats(tree), stagingFloats(down)) +
-             larger(out, larger(leafEncode(to), unit + leafDecode(to)));
+             larger(out, larger(leafEncode(to), unit + larger(leafDecode(to), unit / 2)));
     }
   }
 }
@@ -155,9 +152,25 @@ static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down
 
 bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type) {
   const int shape = shapeOf(slimRoot(up));
-  return type != slimFloat64 && !slimSelector(up) && !slimSelector(down) && shape >= 0 &&
+  return type != slimFloat64 && !slimSelector(up) && !slimSelector(down) && !slimTreeGathers(down) && shape >= 0 &&
          shape == shapeOf(slimRoot(down)) && up->unit == down->unit &&
          4 * unitFloats(reduce, up, down, false, true) <= SLIM_SHARED_EVERYWHERE;
+}
+
+/* A thread has eight elements of a unit. */
+static slimLaunch launchUnits(slimDeviceKernel kernel, const slimTree* tree, uint64_t n, uint64_t floats,
+                              uint32_t sharedLimit, bool spills) {
+  const uint32_t threads = tree->unit / 8;
+  slimLaunch launch = {.kernel = kernel,
+                       .threads = threads < 32                 ? 32
+                                  : threads > SLIM_MAX_THREADS ? SLIM_MAX_THREADS
+                                                               : threads,
+                       .blocks = (n + tree->unit - 1) / tree->unit};
+  if (spills && 4 * floats > sharedLimit)
+    launch.scratchFloats = floats;
+  else
+    launch.sharedBytes = (uint32_t)(4 * floats);
+  return launch;
 }
 
 static slimLaunch unitLaunch(slimDeviceKernel first, kind pass, const slimTree* tree, const slimTree* down,
@@ -172,17 +185,11 @@ static slimLaunch unitLaunch(slimDeviceKernel first, kind pass, const slimTree* 
   const uint32_t offset = wide        ? slimKernel_encode_wide - slimKernel_encode_fp32
                           : shape < 0 ? slimKernel_encode_tree - slimKernel_encode_fp32
                                       : (uint32_t)shape;
-  const uint32_t threads = tree->unit / 8;
-  slimLaunch launch = {.kernel = (slimDeviceKernel)(first + offset),
-                       .threads = threads < 32                 ? 32
-                                  : threads > SLIM_MAX_THREADS ? SLIM_MAX_THREADS
-                                                               : threads,
-                       .blocks = (n + tree->unit - 1) / tree->unit};
-  if (shape < 0 && 4 * floats > sharedLimit)
-    launch.scratchFloats = floats;
-  else
-    launch.sharedBytes = (uint32_t)(4 * floats);
-  return launch;
+  return launchUnits((slimDeviceKernel)(first + offset), tree, n, floats, sharedLimit, shape < 0);
+}
+
+slimLaunch slimShapeLaunch(uint32_t pieces) {
+  return (slimLaunch){.kernel = slimKernel_shape, .threads = SLIM_SHAPE_THREADS, .blocks = pieces};
 }
 
 slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slimTree* down, slimDataType_t type,
@@ -197,6 +204,12 @@ slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slim
       return unitLaunch(first, reduce, tree, down, type, n, sharedLimit);
     case slimKernel_decode_fp32:
       return unitLaunch(first, decode, tree, NULL, type, n, sharedLimit);
+    case slimKernel_reduce_signs: {
+      const uint64_t reals = type == slimFloat64 ? 3 : 1, unit = tree->unit;
+      return launchUnits(first, tree, n, unit + unit / 2 + 16 + stagingFloats(tree) + reals * unit, sharedLimit, true);
+    }
+    case slimKernel_survey:
+      return launchUnits(first, tree, n, 2 * (uint64_t)tree->unit, sharedLimit, true);
     case slimKernel_select_start:
     case slimKernel_select_narrow:
     case slimKernel_select_scan:
@@ -212,8 +225,8 @@ slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slim
         launch.sharedBytes = (uint32_t)(4 * floats);
       return launch;
     }
-    case slimKernel_select_update:
-      launch.sharedBytes = tile;
+    case slimKernel_select_update: /* the tile, and a memory's draws */
+      launch.sharedBytes = tile / 2 * 3;
       return launch;
     case slimKernel_decode_select:
       launch.sharedBytes = tile * (type == slimFloat64 ? 3 : 1);

@@ -113,6 +113,66 @@ static slimResult_t openSelected(const slimCudaQueue* q, const slimDirection* di
   return selectStage(q, slimKernel_select_decode, tree, &args, s->end);
 }
 
+/* ---- Statistics of pieces: stats=tensor and stats=previous (format.md §5) ---------------------------------------- */
+
+/* Where they lie in the workspace, from `used` on. */
+typedef struct {
+  size_t shapes, partials, end;
+} survey;
+
+static survey surveyOf(const slimTree* tree, uint64_t n, int pieces, size_t used) {
+  survey s = {.shapes = align(used)};
+  s.partials = align(s.shapes + sizeof(slimShape) * (size_t)pieces);
+  s.end = align(s.partials + sizeof(slimPartial) * ((n + tree->unit - 1) / tree->unit));
+  return s;
+}
+
+/* args: of the encode that follows. What has been kept makes the kernels skip the survey: whether there is something is
+ * known on the device alone. */
+static slimResult_t gather(const slimCudaQueue* q, const slimEncodePass* p, const survey* s, slimEncodeArgs* args) {
+  const slimTree* tree = p->direction->tree;
+  const bool kept = slimTreeRemembers(tree) && p->mean;
+  slimPartial* partials = (slimPartial*)(void*)(q->workspace + s->partials);
+  slimShape* shapes = (slimShape*)(void*)(q->workspace + s->shapes);
+  const slimLaunch units = launchOf(q->device, slimKernel_survey, tree, NULL, p->type, p->n);
+  const slimLaunch pieces = slimShapeLaunch(args->pieces);
+  slimEncodeArgs each = *args;
+  each.mean = kept ? p->mean : NULL;
+  each.partials = partials;
+  each.scratch = scratchAt(q, &units, s->end);
+  each.scratchFloats = units.scratchFloats;
+  const slimShapeArgs all = {.tree = args->tree,
+                             .partials = partials,
+                             .shapes = shapes,
+                             .mean = kept ? p->mean : NULL,
+                             .table = kept ? p->table : NULL,
+                             .n = p->n,
+                             .cut = args->cut,
+                             .pieces = args->pieces};
+  for (int tails = 0; tails <= slimRoot(tree)->powerlaw; tails++) {
+    each.shapes = tails ? shapes : NULL;
+    SLIM_CHECK(run(q, &units, &each, s->end));
+    SLIM_CHECK(run(q, &pieces, &all, s->end));
+  }
+  args->shapes = shapes;
+  args->partials = kept ? partials : NULL;
+  return slimSuccess;
+}
+
+/* What the step leaves for the next one. */
+static slimResult_t keep(const slimCudaQueue* q, const slimEncodePass* p, const slimEncodeArgs* args, size_t used) {
+  const slimShapeArgs all = {.tree = args->tree,
+                             .partials = args->partials,
+                             .mean = p->mean,
+                             .table = p->table,
+                             .n = p->n,
+                             .cut = args->cut,
+                             .pieces = args->pieces,
+                             .last = true};
+  const slimLaunch pieces = slimShapeLaunch(args->pieces);
+  return run(q, &pieces, &all, used);
+}
+
 /* ---- Passes ----------------------------------------------------------------------------------------------------- */
 
 /* marked: slimEncodeArgs. */
@@ -127,33 +187,40 @@ static slimResult_t encodeAt(const slimCudaQueue* q, const slimEncodePass* p, co
       const uint64_t at = piece.first;
       piece.first += p->first;
       piece.x = (const char*)p->x + at * slimTypeBytes(p->type);
-      piece.s = p->s ? (char*)p->s + at * slimRealBytes(p->type) : NULL;
+      piece.s = p->s ? (char*)p->s + at * slimMemoryBytes(&p->direction->feedback, p->type) : NULL;
       piece.v = p->v ? (char*)p->v + at * slimRealBytes(p->type) : NULL;
       piece.payload = p->payload + (size_t)i * split->stride;
       SLIM_CHECK(encodeSelected(q, &piece, used));
     }
     return slimSuccess;
   }
+  slimEncodeArgs args = {.tree = onDevice(q, tree),
+                         .step = &q->slot->step,
+                         .x = p->x,
+                         .s = p->s,
+                         .v = p->v,
+                         .payload = p->payload,
+                         .stats = p->stats ? &q->slot->stats : NULL,
+                         .lambda = p->lambda,
+                         .feedback = p->direction->feedback,
+                         .stamp = p->stamp,
+                         .n = p->n,
+                         .first = p->first,
+                         .cut = split->unit,
+                         .stride = split->stride,
+                         .pieces = (uint32_t)split->pieces,
+                         .type = (int32_t)p->type,
+                         .marked = marked};
+  if (slimTreeGathers(tree)) {
+    const survey s = surveyOf(tree, p->n, split->pieces, used);
+    SLIM_CHECK(gather(q, p, &s, &args));
+    used = s.end;
+  }
   const slimLaunch launch = launchOf(q->device, slimKernel_encode_fp32, tree, NULL, p->type, p->n);
-  const slimEncodeArgs args = {.tree = onDevice(q, tree),
-                               .step = &q->slot->step,
-                               .x = p->x,
-                               .s = p->s,
-                               .v = p->v,
-                               .payload = p->payload,
-                               .stats = p->stats ? &q->slot->stats : NULL,
-                               .scratch = scratchAt(q, &launch, used),
-                               .feedback = p->direction->feedback,
-                               .stamp = p->stamp,
-                               .n = p->n,
-                               .first = p->first,
-                               .cut = split->unit,
-                               .stride = split->stride,
-                               .scratchFloats = launch.scratchFloats,
-                               .pieces = (uint32_t)split->pieces,
-                               .type = (int32_t)p->type,
-                               .marked = marked};
-  return run(q, &launch, &args, used);
+  args.scratch = scratchAt(q, &launch, used);
+  args.scratchFloats = launch.scratchFloats;
+  SLIM_CHECK(run(q, &launch, &args, used));
+  return args.partials ? keep(q, p, &args, used) : slimSuccess;
 }
 
 slimResult_t slimCudaEncode(const slimCudaQueue* q, const slimEncodePass* p, const slimSplit* split) {
@@ -203,9 +270,36 @@ static slimResult_t reduceAt(const slimCudaQueue* q, const slimReducePass* p, si
   return run(q, &launch, &args, s.end);
 }
 
+/* lambda=shared: below the rotation, in one launch. */
+static slimResult_t reduceSigns(const slimCudaQueue* q, const slimReducePass* p, size_t stride) {
+  const slimTree* tree = p->up->tree;
+  const slimLaunch launch = launchOf(q->device, slimKernel_reduce_signs, tree, NULL, p->type, p->n);
+  const slimReduceArgs args = {.up = onDevice(q, tree),
+                               .down = p->down ? onDevice(q, p->down->tree) : NULL,
+                               .step = &q->slot->step,
+                               .payloads = p->payloads[0],
+                               .payload = p->payload,
+                               .y = p->y,
+                               .stats = p->stats ? &q->slot->stats : NULL,
+                               .report = q->report,
+                               .scratch = scratchAt(q, &launch, 0),
+                               .lambda = p->lambda,
+                               .stamp = p->stamp,
+                               .n = p->n,
+                               .first = p->first,
+                               .stride = stride,
+                               .scratchFloats = launch.scratchFloats,
+                               .weight = p->weight,
+                               .factor = p->factor,
+                               .ranks = (uint32_t)p->ranks,
+                               .type = (int32_t)p->type};
+  return run(q, &launch, &args, 0);
+}
+
 static slimDataType_t realType(slimDataType_t type) { return type == slimFloat64 ? slimFloat64 : slimFloat32; }
 
 slimResult_t slimCudaReduce(const slimCudaQueue* q, const slimReducePass* p, size_t stride) {
+  if (p->lambda) return reduceSigns(q, p, stride);
   if (!p->down || slimReducesInOne(p->up->tree, p->down->tree, p->type)) return reduceAt(q, p, stride, 0);
   /* to reals at the start of the workspace, then encode */
   const size_t used = align(p->n * slimRealBytes(p->type));
@@ -230,7 +324,9 @@ slimResult_t slimCudaReduce(const slimCudaQueue* q, const slimReducePass* p, siz
                                  .first = p->first,
                                  .s = p->e,
                                  .payload = p->payload,
-                                 .stats = p->stats};
+                                 .stats = p->stats,
+                                 .mean = p->mean,
+                                 .table = p->table};
   const bool marked = !slimSelector(p->up->tree) && p->up->tree->unit == down.tree->unit;
   return encodeAt(q, &encode, &(slimSplit){1, slimTreeUnit(down.tree), 0}, used, marked);
 }
@@ -257,6 +353,7 @@ static slimResult_t decodeAt(const slimCudaQueue* q, const slimDecodePass* p, co
                                .index = selected ? (const uint32_t*)(const void*)(q->workspace + list.index) : NULL,
                                .values = selected ? (const float*)(const void*)(q->workspace + list.values) : NULL,
                                .scratch = scratchAt(q, &launch, list.end),
+                               .lambda = p->lambda,
                                .feedback = p->direction->feedback,
                                .stamp = p->stamp,
                                .n = p->n,
@@ -297,9 +394,10 @@ slimResult_t slimCudaWorkspace(const slimCudaDevice* device, const slimCompresso
   const struct {
     slimDeviceKernel first;
     const slimTree *tree, *down;
-  } block[] = {{slimKernel_encode_fp32, up, NULL},   {slimKernel_decode_fp32, up, NULL},
-               {slimKernel_encode_fp32, down, NULL}, {slimKernel_decode_fp32, down, NULL},
-               {slimKernel_reduce_fp32, up, NULL},   {slimKernel_reduce_fp32, up, down}};
+  } block[] = {
+      {slimKernel_encode_fp32, up, NULL},   {slimKernel_decode_fp32, up, NULL}, {slimKernel_encode_fp32, down, NULL},
+      {slimKernel_decode_fp32, down, NULL}, {slimKernel_reduce_fp32, up, NULL}, {slimKernel_reduce_fp32, up, down},
+      {slimKernel_survey, up, NULL},        {slimKernel_survey, down, NULL},    {slimKernel_reduce_signs, up, NULL}};
   const slimDeviceKernel whole[] = {slimKernel_reduce_select, slimKernel_decode_select, slimKernel_select_count,
                                     slimKernel_select_tally,  slimKernel_select_take,   slimKernel_select_encode,
                                     slimKernel_select_decode, slimKernel_select_update};
@@ -307,6 +405,8 @@ slimResult_t slimCudaWorkspace(const slimCudaDevice* device, const slimCompresso
   size_t scratch = 0, lists = 0;
   for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
     if (slimSelector(block[i].tree) || (block[i].down && !one)) continue;
+    if (block[i].first == slimKernel_survey && !slimTreeGathers(block[i].tree)) continue;
+    if (block[i].first == slimKernel_reduce_signs && !slimTreeSharesLambda(block[i].tree)) continue;
     const slimLaunch launch = launchOf(device, block[i].first, block[i].tree, block[i].down, type, n);
     size_t need;
     SLIM_CHECK(slimCudaScratch(device, &launch, &need));
@@ -314,6 +414,8 @@ slimResult_t slimCudaWorkspace(const slimCudaDevice* device, const slimCompresso
   }
   for (int d = 0; d < 2; d++) {
     const slimTree* tree = d ? down : up;
+    const survey gathered = surveyOf(tree, n, ranks, 0);
+    if (slimTreeGathers(tree) && gathered.end > lists) lists = gathered.end;
     if (!slimSelector(tree)) continue;
     const selection s = selectionOf(tree, type, n, d ? 1 : ranks, 0);
     if (s.end > lists) lists = s.end;
@@ -371,6 +473,12 @@ slimResult_t slimCudaFromReal(const slimCudaQueue* q, slimDataType_t type, const
 slimResult_t slimCudaScaleReal(const slimCudaQueue* q, slimDataType_t type, void* a, uint64_t n, double factor) {
   return runDense(q, slimKernel_scale,
                   &(slimDenseArgs){.src = a, .dst = a, .n = n, .factor = factor, .type = (int32_t)type});
+}
+
+slimResult_t slimCudaScaleMemory(const slimCudaQueue* q, const slimStamp* stamp, uint16_t* a, uint64_t n,
+                                 double factor) {
+  return runDense(q, slimKernel_scale_memory,
+                  &(slimDenseArgs){.step = &q->slot->step, .dst = a, .stamp = *stamp, .n = n, .factor = factor});
 }
 
 slimResult_t slimCudaCopyFinite(const slimCudaQueue* q, slimDataType_t type, const void* src, uint64_t n, void* dst) {

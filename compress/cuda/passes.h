@@ -53,6 +53,9 @@ slimResult_t slimCudaDenseReduce(const slimCudaQueue* queue, slimDataType_t type
 slimResult_t slimCudaFromReal(const slimCudaQueue* queue, slimDataType_t type, const void* src, uint64_t n,
                               double factor, void* y);
 slimResult_t slimCudaScaleReal(const slimCudaQueue* queue, slimDataType_t type, void* a, uint64_t n, double factor);
+/* slimScaleMemory; the stamp's step is that after the last call's. */
+slimResult_t slimCudaScaleMemory(const slimCudaQueue* queue, const slimStamp* stamp, uint16_t* a, uint64_t n,
+                                 double factor);
 /* dst ← those of src's n reals that are finite. */
 slimResult_t slimCudaCopyFinite(const slimCudaQueue* queue, slimDataType_t type, const void* src, uint64_t n,
                                 void* dst);

@@ -10,6 +10,7 @@ typedef struct {
   slimDraw draw;
   uint64_t step;
   double eta, down; /* momentum's; 2^−E */
+  int32_t memory;   /* type of s */
   bool wide, aligned;
 } slimSelecting;
 SLIM_FN slimSelecting slimSelectingOf(const slimSelectArgs* p) {
@@ -20,6 +21,7 @@ SLIM_FN slimSelecting slimSelectingOf(const slimSelectArgs* p) {
   s.draw = slimDrawOf(&p->stamp, s.step, p->stamp.rank);
   s.eta = s.step == p->feedback.warmup ? 1 : p->feedback.momentum;
   s.wide = p->type == slimFloat64;
+  s.memory = p->feedback.bf16 ? (int32_t)slimBfloat16 : s.wide ? (int32_t)slimFloat64 : (int32_t)slimFloat32;
   s.aligned = !s.wide && slimAt16(p->x) && slimAt16(p->s) && slimAt16(p->v);
   s.down = 1;
   return s;
@@ -34,14 +36,14 @@ SLIM_FN float slimSumF(const slimSelecting* s, uint64_t i) {
   const slimSelectArgs* p = s->p;
   float x = slimElementF(p->type, p->x, i);
   if (p->v && s->eta != 1) x = ((const float*)p->v)[i] + (float)s->eta * (x - ((const float*)p->v)[i]);
-  if (p->s) x = x + (float)p->feedback.sigma * ((const float*)p->s)[i];
+  if (p->s) x = x + (float)p->feedback.sigma * slimElementF(s->memory, p->s, i);
   return x;
 }
 SLIM_FN double slimSumD(const slimSelecting* s, uint64_t i) {
   const slimSelectArgs* p = s->p;
   double x = ((const double*)p->x)[i];
   if (p->v && s->eta != 1) x = ((const double*)p->v)[i] + s->eta * (x - ((const double*)p->v)[i]);
-  if (p->s) x = x + p->feedback.sigma * ((const double*)p->s)[i];
+  if (p->s) x = x + p->feedback.sigma * slimElementD(s->memory, p->s, i);
   return x;
 }
 SLIM_FN float slimValueAt(const slimSelecting* s, uint64_t i) {
@@ -52,7 +54,7 @@ SLIM_FN float4 slimValuesAt(const slimSelecting* s, uint64_t i) {
   const slimSelectArgs* p = s->p;
   if (s->aligned && i + 4 <= p->n && !p->v) {
     const float4 x = slimFour(p->type, p->x, i);
-    return p->s ? slimFourSum(x, *(const float4*)((const float*)p->s + i), (float)p->feedback.sigma) : x;
+    return p->s ? slimFourSum(x, slimFour(s->memory, p->s, i), (float)p->feedback.sigma) : x;
   }
   return make_float4(i < p->n ? slimValueAt(s, i) : 0, i + 1 < p->n ? slimValueAt(s, i + 1) : 0,
                      i + 2 < p->n ? slimValueAt(s, i + 2) : 0, i + 3 < p->n ? slimValueAt(s, i + 3) : 0);

@@ -21,7 +21,7 @@ SLIM_FN void SLIM_NAME(selectUpdate)(const slimSelectArgs* p, float* tile) {
   if (!p->stats && (!p->s || p->keeps)) return;
   const REAL up = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(slimPieceExponent(&s));
   const uint64_t count = sends ? l->values : 0;
-  REAL *state = (REAL*)p->s, *v = (REAL*)p->v;
+  REAL* v = (REAL*)p->v;
   double xx = 0, uu = 0, error = 0, ss = 0;
   const uint64_t tiles = (p->n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP;
   for (uint64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
@@ -29,6 +29,8 @@ SLIM_FN void SLIM_NAME(selectUpdate)(const slimSelectArgs* p, float* tile) {
     const uint32_t nv = slimTileValid(p->n, off);
     const bool counts = p->stats && t % SLIM_SAMPLE == 0;
     slimScatterTile(p->index, p->values, count, off, nv, tile);
+    const uint16_t* d =
+        f->bf16 ? slimMemoryDraws(&s.draw, 0, p->first + off, SLIM_PIECE_STEP, tile + SLIM_PIECE_STEP) : NULL;
     SLIM_EACH(i, nv) {
       const REAL sent = SLIM_REAL_IS_FLOAT ? (REAL)tile[i] : (REAL)tile[i] * up;
       const REAL x = SLIM_NAME(slimElement)(p->type, p->x, off + i);
@@ -38,10 +40,11 @@ SLIM_FN void SLIM_NAME(selectUpdate)(const slimSelectArgs* p, float* tile) {
         uu += (double)(u * u);
         error += (double)((u - sent) * (u - sent));
       }
-      if (!state || p->keeps) continue;
-      const REAL fresh = ((REAL)f->a * state[off + i] + (REAL)f->b * x) + (REAL)f->c * sent;
+      if (!p->s || p->keeps) continue;
+      const REAL old = SLIM_NAME(slimElement)(s.memory, p->s, off + i);
+      const REAL fresh = ((REAL)f->a * old + (REAL)f->b * x) + (REAL)f->c * sent;
       if (v) v[off + i] = s.eta == 1 ? x : v[off + i] + (REAL)s.eta * (x - v[off + i]);
-      state[off + i] = fresh;
+      SLIM_NAME(putMemory)(s.memory, p->s, off + i, fresh, d ? d[i] : 0);
       if (counts) ss += (double)(fresh * fresh);
     }
   }

@@ -168,6 +168,11 @@ SLIM_FN bool slimHasFlag(const uint8_t* payload, const slimLayout* l, uint64_t u
   return payload[l->flags + unit / 8] >> unit % 8 & 1;
 }
 
+/* lambda=shared: the λ that a payload asks for. */
+SLIM_FN float slimWantedAt(const slimLayout* l, const uint8_t* payload, uint64_t unit) {
+  return *(const float*)(const void*)(payload + l->section[0] + 4 * unit);
+}
+
 /* ---- A unit's sections, in shared memory --------------------------------------------------------------------------
  */
 
@@ -227,8 +232,7 @@ SLIM_FN void slimPutElementF(int32_t type, void* y, uint64_t i, float x) {
     ((uint16_t*)y)[i] = type == slimFloat16 ? slimToHalf(x) : slimToBf16(x);
 }
 SLIM_FN double slimElementD(int32_t type, const void* x, uint64_t i) {
-  (void)type;
-  return ((const double*)x)[i];
+  return type == slimBfloat16 ? (double)slimFromBf16(((const uint16_t*)x)[i]) : ((const double*)x)[i];
 }
 SLIM_FN void slimPutElementD(int32_t type, void* y, uint64_t i, double x) {
   (void)type;
@@ -258,21 +262,49 @@ SLIM_FN float4 slimFour(int32_t type, const void* x, uint64_t at) {
   if (type == slimFloat16) return make_float4(slimFromHalf(a), slimFromHalf(b), slimFromHalf(c), slimFromHalf(d));
   return make_float4(slimFromBf16(a), slimFromBf16(b), slimFromBf16(c), slimFromBf16(d));
 }
+/* Two of fp16 or bf16. */
+SLIM_FN uint32_t slimTwo(int32_t type, float a, float b) {
+  const bool half = type == slimFloat16;
+  const uint32_t low = half ? slimToHalf(a) : slimToBf16(a), high = half ? slimToHalf(b) : slimToBf16(b);
+  return low | high << 16;
+}
 SLIM_FN void slimPutFour(int32_t type, void* y, uint64_t at, float4 v) {
-  if (type == slimFloat32) {
+  if (type == slimFloat32)
     *(float4*)((float*)y + at) = v;
-  } else {
-    const bool half = type == slimFloat16;
-    const uint32_t a = half ? slimToHalf(v.x) : slimToBf16(v.x), b = half ? slimToHalf(v.y) : slimToBf16(v.y);
-    const uint32_t c = half ? slimToHalf(v.z) : slimToBf16(v.z), d = half ? slimToHalf(v.w) : slimToBf16(v.w);
-    *(uint2*)((uint16_t*)y + at) = make_uint2(a | b << 16, c | d << 16);
-  }
+  else
+    *(uint2*)((uint16_t*)y + at) = make_uint2(slimTwo(type, v.x, v.y), slimTwo(type, v.z, v.w));
+}
+/* 16 bytes of elements: what the four (fp32) or eight floats from v on become. One store takes them: the compiler would
+ * cut one a type in two. */
+SLIM_FN uint4 slimSixteen(int32_t type, const float* v, float factor) {
+  float4 a = *(const float4*)v;
+  if (factor != 1) a = make_float4(a.x * factor, a.y * factor, a.z * factor, a.w * factor);
+  if (type == slimFloat32) return make_uint4(slimBits(a.x), slimBits(a.y), slimBits(a.z), slimBits(a.w));
+  float4 b = *(const float4*)(v + 4);
+  if (factor != 1) b = make_float4(b.x * factor, b.y * factor, b.z * factor, b.w * factor);
+  return make_uint4(slimTwo(type, a.x, a.y), slimTwo(type, a.z, a.w), slimTwo(type, b.x, b.y), slimTwo(type, b.z, b.w));
 }
 SLIM_FN bool slimFourAligned(int32_t type, const void* x, uint64_t off) {
   return slimAt16((const uint8_t*)x + off * slimElementBytes(type));
 }
 SLIM_FN float4 slimFourSum(float4 x, float4 s, float sigma) {
   return make_float4(x.x + sigma * s.x, x.y + sigma * s.y, x.z + sigma * s.z, x.w + sigma * s.w);
+}
+
+/* ---- Memory in bf16 (format.md §7) ----------------------------------------------------------------------------------
+ */
+
+/* 16 bits for each of n values, the first of virtual index e, a multiple of 64. words: n/2 of shared memory. Ends with
+ * a barrier. */
+SLIM_FN const uint16_t* slimMemoryDraws(const slimDraw* draw, uint32_t branch, uint64_t e, uint32_t n, float* words) {
+  slimDrawWords(draw, slimDrawMemory, branch, false, e, n, 2, (uint32_t*)(void*)words);
+  return (const uint16_t*)(const void*)words;
+}
+/* Eight values and their draws. */
+SLIM_FN uint4 slimEightToMemory(float4 a, float4 b, uint4 d) {
+#define SLIM_TWO(x, y, d) slimToMemory(x, (d)&0xffff) | (uint32_t)slimToMemory(y, (d) >> 16) << 16
+  return make_uint4(SLIM_TWO(a.x, a.y, d.x), SLIM_TWO(a.z, a.w, d.y), SLIM_TWO(b.x, b.y, d.z), SLIM_TWO(b.z, b.w, d.w));
+#undef SLIM_TWO
 }
 
 /* ---- fp64 ---------------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ static void showDevice(slimCompressor* c, const slimSettings* settings, int rank
   slimPlan plan;
   device.readable = false;
   row("on CUDA");
-  if (!slimDeviceRuns(&c->up) || !slimDeviceRuns(&c->down)) {
+  if (!slimDeviceRuns(c->up.tree) || !slimDeviceRuns(c->down.tree)) {
     puts("no: there are no kernels for it");
   } else if (slimPlanAllReduce(&plan, c, settings, &device, ranks, type, count) != slimSuccess) {
     printf("no: %s\n", slimLastMessage());

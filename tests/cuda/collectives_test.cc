@@ -246,6 +246,57 @@ TEST(DeviceCollectives, SelectorsAndTransformsHaveTheCpusBits) {
   runCase(global, 2, Fill::kNonFinite);
 }
 
+// What ranks share or keep of a unit or a piece, and a memory of half the size.
+const char* const kKeepers[] = {
+    "fo(lambda=shared)",
+    "none(fo(f=2,lambda=shared,block=64),warmup=1)",
+    "tnqsgd(bits=3,stats=tensor)",
+    "ef(tnqsgd(bits=3,model=powerlaw,stats=tensor))",
+    "ef(tbqsgd(bits=3,stats=previous),memory=bf16)",
+    "up=qsgd(bits=4); down=tnqsgd(bits=2,stats=previous)",
+    "ef(onebit,memory=bf16)",
+};
+TEST(DeviceCollectives, SharedAndKeptStatisticsHaveTheCpusBits) {
+  for (const char* spec : kKeepers)
+    for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot})
+      for (int ranks : kRanks) {
+        if (algo == slimAlgoOneShot && (ranks % 2 || std::string(spec).find("down=") != std::string::npos)) continue;
+        Case setup;
+        setup.spec = spec;
+        setup.algo = algo;
+        setup.ranks = ranks;
+        setup.count = 4001;
+        setup.sliceBytes = kSlice;
+        runCase(setup, 3, ranks == 3 ? Fill::kNonFinite : Fill::kNormal, false, ranks == 2 ? 4 : 0);
+      }
+}
+
+TEST(DeviceCollectives, SharedAndKeptStatisticsOfOtherTypesAndKindsHaveTheCpusBits) {
+  for (const char* spec : {"fo(lambda=shared,block=256)", "ef(onebit,memory=bf16)"})
+    for (slimAlgo_t algo : {slimAlgoTwoShot, slimAlgoOneShot}) {
+      Case setup;
+      setup.spec = spec;
+      setup.algo = algo;
+      setup.ranks = 3;
+      setup.count = 5003;
+      setup.type = slimFloat64;
+      setup.sliceBytes = 2 * kSlice;
+      runCase(setup, 3, Fill::kNonFinite);
+    }
+  for (Kind kind : {Kind::kReduce, Kind::kBroadcast, Kind::kReduceScatter, Kind::kAllGather})
+    for (const char* spec : {"tbqsgd(bits=3,stats=previous)", "ef(topk(ratio=0.05,scope=chunk),memory=bf16)"}) {
+      Case setup;
+      setup.kind = kind;
+      setup.spec = spec;
+      setup.ranks = 3;
+      setup.root = 1;
+      setup.count = 9001;
+      setup.type = slimFloat16;
+      setup.sliceBytes = kSlice;
+      runCase(setup);
+    }
+}
+
 TEST(DeviceCollectives, OneShotHasTheCpusBits) {
   for (const char* spec : {"qsgd(bits=4)", "ef(onebit)", "diana(qsgd(bits=4))", "diana(ternary,init=first)"})
     for (int ranks : kRanks) {
@@ -373,9 +424,13 @@ TEST(DeviceCollectives, AStateSavedOnTheCpuGoesOnOnADevice) {
   });
 }
 
-TEST(DeviceCollectives, RescaleCancelAndResetHaveTheCpusBits) {
+class RescaleCancelAndReset : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Specs, RescaleCancelAndReset,
+                         testing::Values("ef(onebit)", "ef(onebit,memory=bf16)",
+                                         "ef(tbqsgd(bits=3,stats=previous),memory=bf16)"));
+TEST_P(RescaleCancelAndReset, HaveTheCpusBits) {
   Case setup;
-  setup.spec = "ef(onebit)";
+  setup.spec = GetParam();
   setup.ranks = 2;
   setup.count = 5000;
   setup.sliceBytes = kSlice;
@@ -429,7 +484,8 @@ TEST(DeviceCollectives, RescaleCancelAndResetHaveTheCpusBits) {
 
 // One eager step, then three replays of one captured step: each with its own draws, as if they were plain steps.
 TEST(DeviceGraphs, ReplaysAreStepsOfTheirOwn) {
-  for (const char* spec : {"qsgd(bits=4)", "ef(onebit)", "diana(ternary)", "ef21(qsgd(bits=3),momentum=0.5)"})
+  for (const char* spec : {"qsgd(bits=4)", "ef(onebit)", "diana(ternary)", "ef21(qsgd(bits=3),momentum=0.5)",
+                           "fo(lambda=shared)", "ef(tnqsgd(bits=3,stats=previous),memory=bf16)"})
     for (int ranks : kRanks) {
       Case setup;
       setup.spec = spec;

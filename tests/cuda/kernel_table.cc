@@ -62,10 +62,26 @@ int main(int argc, char** argv) {
       "| codec | pass | kernel | bytes an element | registers | threads | shared KiB | occupancy | H100 µs | B200 µs "
       "|\n"
       "|---|---|---|---|---|---|---|---|---|---|\n");
-  for (const char* spec :
-       {"qsgd(bits=4)", "qsgd(bits=8)", "ternary", "onebit", "onebit(dither)", "sign", "fp32", "fp16", "bf16", "fp8",
-        "natural", "nuqsgd(bits=4)", "tnqsgd(bits=3)", "rotate(onebit)", "rotate(qsgd(bits=4))", "topk(ratio=0.01)",
-        "randk(ratio=0.01)", "induced(topk(ratio=0.01), qsgd(bits=4))"}) {
+  for (const char* spec : {"qsgd(bits=4)",
+                           "qsgd(bits=8)",
+                           "ternary",
+                           "onebit",
+                           "onebit(dither)",
+                           "sign",
+                           "fp32",
+                           "fp16",
+                           "bf16",
+                           "fp8",
+                           "natural",
+                           "nuqsgd(bits=4)",
+                           "tnqsgd(bits=3)",
+                           "rotate(onebit)",
+                           "rotate(qsgd(bits=4))",
+                           "topk(ratio=0.01)",
+                           "randk(ratio=0.01)",
+                           "induced(topk(ratio=0.01), qsgd(bits=4))",
+                           "fo(lambda=shared)",
+                           "tnqsgd(bits=3, stats=tensor)"}) {
     slimCompressor* c;
     if (slimCompressorCreate(&c, spec) != slimSuccess) {
       std::fprintf(stderr, "%s\n", slimLastMessage());
@@ -74,10 +90,16 @@ int main(int argc, char** argv) {
     const slimTree *up = c->up.tree, *down = slimReducesInOne(up, c->down.tree, slimFloat32) ? c->down.tree : nullptr;
     const uint64_t n = 1 << 28;
     const double sent = (double)slimPayloadBytes(up, slimFloat32, n) / (double)n;
-    row(spec, "encode", slimKernel_encode_fp32, up, nullptr, 4 + sent, registers);
-    row(spec, "encode, ef", slimKernel_encode_fp32, up, nullptr, 12 + sent, registers);
-    row(spec, "reduce of 8", slimKernel_reduce_fp32, up, down, 8 * sent + (down ? sent : 4), registers);
-    row(spec, "decode", slimKernel_decode_fp32, up, nullptr, 4 + sent, registers);
+    const bool shares = slimTreeSharesLambda(up);
+    const double lambda = shares ? 4.0 / slimTreeUnit(up) : 0;
+    if (slimTreeGathers(up))
+      row(spec, "survey", slimKernel_survey, up, nullptr, 4 + (double)sizeof(slimPartial) / slimTreeUnit(up),
+          registers);
+    row(spec, "encode", slimKernel_encode_fp32, up, nullptr, 4 + sent + lambda, registers);
+    if (!shares) row(spec, "encode, ef", slimKernel_encode_fp32, up, nullptr, 12 + sent, registers);
+    row(spec, "reduce of 8", shares ? slimKernel_reduce_signs : slimKernel_reduce_fp32, up, down,
+        8 * sent + (down || shares ? sent + lambda : 4), registers);
+    row(spec, "decode", slimKernel_decode_fp32, up, nullptr, 4 + sent + 2 * lambda, registers);
     slimCompressorDestroy(c);
   }
   return 0;

@@ -1,5 +1,6 @@
 // Every CUDA kernel gives the CPU's bits: encode, reduce, decode, cancel and dense messages, for every codec, selector,
-// transform and feedback, with odd sizes, types, alignments and seeds; and it leaves all other memory alone.
+// transform and feedback, statistics of pieces and shared λ, with odd sizes, types, alignments and seeds; and it leaves
+// all other memory alone.
 #include <cuda.h>
 #include <gtest/gtest.h>
 
@@ -157,17 +158,23 @@ class Sides {
     downTree_.reset(new Memory(Bytes((const uint8_t*)down, (const uint8_t*)down + down->bytes)));
     stats_.reset(new Memory(Bytes(sizeof(slimPassStats), 0)));
     report_.reset(new Memory(Bytes(8, 0)));
-    const Bytes zero(c.n * real_, 0);
     const size_t shift = c.shifted ? real_ : 0;
     for (int i = 0; i < 2 * c.ranks + 2; i++) {
-      cpu_.push_back(zero);
-      gpu_.emplace_back(new Memory(zero, shift));
+      const bool owners = i == 2 * c.ranks + 1, memory = owners || (i < 2 * c.ranks && i % 2 == 0);
+      const slimFeedback& f = owners ? spec_.get()->down.feedback : spec_.get()->up.feedback;
+      cpu_.push_back(Bytes(c.n * (memory ? slimMemoryBytes(&f, type_) : real_), 0));
+      gpu_.emplace_back(new Memory(cpu_.back(), memory && f.bf16 ? shift / 2 : shift));
     }
+    shared_ = slimTreeSharesLambda(up);
+    common_ = Bytes(shared_ ? (c.n + up->unit - 1) / up->unit * real_ : 0, 0);
+    commons_.reset(new Memory(common_, shift));
+    kept_.assign((size_t)c.ranks + 1, Bytes(8, 0));
+    for (const Bytes& none : kept_) keepers_.emplace_back(new Memory(none));
   }
 
   bool all() {
     STOP_UNLESS(spec_.ok());
-    EXPECT_TRUE(slimDeviceRuns(&spec_.get()->up) && slimDeviceRuns(&spec_.get()->down));
+    EXPECT_TRUE(slimDeviceRuns(spec_.get()->up.tree) && slimDeviceRuns(spec_.get()->down.tree));
     for (int step = 0; step < c_.steps; step++) STOP_UNLESS(one(step));
     EXPECT_EQ(Bytes(8, 0), report_->content());
     return true;
@@ -236,8 +243,31 @@ class Sides {
     return a;
   }
 
+  // As slimCudaEncode does before an encode of one piece, and, after it (last), for stats=previous.
+  void gather(const slimDirection& d, slimEncodeArgs a, slimShape* shapes, slimPartial* partials, float* kept,
+              bool last) {
+    slimShapeArgs s = {};
+    s.tree = a.tree;
+    s.partials = partials;
+    s.shapes = shapes;
+    s.mean = kept;
+    s.table = kept ? kept + 1 : nullptr;
+    s.n = a.n;
+    s.cut = a.cut;
+    s.pieces = 1;
+    s.last = last;
+    a.partials = partials;
+    a.mean = kept;
+    for (int tails = 0; !last && tails <= slimRoot(d.tree)->powerlaw; tails++) {
+      a.shapes = tails ? shapes : nullptr;
+      launch(launchOf(slimKernel_survey, d.tree, nullptr, (slimDataType_t)a.type), a);
+      Device::get().launch(slimShapeLaunch(1), &s);
+    }
+    if (last) Device::get().launch(slimShapeLaunch(1), &s);
+  }
+
   void encode(const slimDirection& d, const slimStamp& stamp, slimDataType_t type, const uint8_t* x, uint8_t* s,
-              uint8_t* v, uint8_t* payload, bool keeps, bool marked = false) {
+              uint8_t* v, uint8_t* payload, size_t sender, bool keeps, bool marked = false) {
     slimPassStats* stats = (slimPassStats*)stats_->data();
     if (slimSelector(d.tree)) {
       Lists lists(d.tree, type, c_.n, 1);
@@ -266,11 +296,26 @@ class Sides {
     a.type = type;
     a.keeps = keeps;
     a.marked = marked;
-    launch(launchOf(slimKernel_encode_fp32, d.tree, nullptr, type), a);
+    a.lambda = shared_ ? commons_->data() : nullptr;
+    const slimLaunch l = launchOf(slimKernel_encode_fp32, d.tree, nullptr, type);
+    if (!slimTreeGathers(d.tree)) {
+      launch(l, a);
+      return;
+    }
+    Memory shapes(sizeof(slimShape)), parts(sizeof(slimPartial) * l.blocks);
+    slimShape* shape = (slimShape*)shapes.data();
+    slimPartial* partials = (slimPartial*)parts.data();
+    float* kept = slimTreeRemembers(d.tree) ? (float*)keepers_[sender]->data() : nullptr;
+    gather(d, a, shape, partials, kept, false);
+    a.shapes = shape;
+    a.partials = kept ? partials : nullptr;
+    launch(l, a);
+    if (kept) gather(d, a, nullptr, partials, kept, true);
+    finished();
   }
 
   void reduce(const slimStamp& stamp, const Memory& payloads, size_t stride, uint8_t* h, const slimDirection* down,
-              uint8_t* e, uint8_t* payload, slimDataType_t type, uint8_t* y, double factor) {
+              uint8_t* e, uint8_t* payload, slimDataType_t type, uint8_t* y, double factor, uint8_t* lambda) {
     const slimDirection& up = spec_.get()->up;
     std::unique_ptr<Lists> lists;
     slimReduceArgs a = {};
@@ -302,6 +347,10 @@ class Sides {
     a.factor = factor;
     a.ranks = (uint32_t)c_.ranks;
     a.type = type;
+    if (shared_) {
+      first = slimKernel_reduce_signs;
+      a.lambda = lambda;
+    }
     if (down) {
       a.down = onDevice(down->tree);
       a.downFeedback = down->feedback;
@@ -341,8 +390,10 @@ class Sides {
     a.factor = factor;
     a.pieces = 1;
     a.type = type_;
+    a.lambda = shared_ ? commons_->data() : nullptr;
     launch(launchOf(first, d.tree, nullptr, type_), a);
   }
+  bool sameKept(size_t sender) { return same("kept statistics", kept_[sender], keepers_[sender]->content()); }
 
   bool finished() {
     const CUresult result = cuCtxSynchronize();
@@ -383,16 +434,19 @@ class Sides {
       pass.v = up.feedback.momentum != 0 ? v->data() : nullptr;
       pass.payload = payloads[r].data();
       pass.stats = &stats;
+      pass.lambda = shared_ ? common_.data() : nullptr;
+      pass.mean = (float*)kept_[r].data();
+      pass.table = pass.mean + 1;
       EXPECT_EQ(slimSuccess, slimPassEncode(&pass, nullptr));
       encode(up, stamp, type_, xs.data(), up.feedback.memory ? gpu_[2 * r]->data() : nullptr,
-             up.feedback.momentum != 0 ? gpu_[2 * r + 1]->data() : nullptr, received.data() + r * bytes, false);
+             up.feedback.momentum != 0 ? gpu_[2 * r + 1]->data() : nullptr, received.data() + r * bytes, r, false);
       STOP_UNLESS(finished());
       const Bytes all = received.content();
       STOP_UNLESS(same("payload", payloads[r], Bytes(&all[r * bytes], &all[r * bytes] + bytes), nanUp));
-      STOP_UNLESS(same("s", *s, gpu_[2 * r]->content()) && same("v", *v, gpu_[2 * r + 1]->content()));
+      STOP_UNLESS(same("s", *s, gpu_[2 * r]->content()) && same("v", *v, gpu_[2 * r + 1]->content()) && sameKept(r));
       if (up.feedback.kind == slimFeedbackEf) {
         Bytes cancelled = *s;
-        Memory back(cancelled, c_.shifted ? real_ : 0);
+        Memory back(cancelled, c_.shifted ? slimMemoryBytes(&up.feedback, type_) : 0);
         slimDecodePass sent = {};
         sent.direction = &up;
         sent.stamp = stamp;
@@ -426,15 +480,17 @@ class Sides {
 
     // To y, on a copy of h.
     {
-      Bytes copy = h, y(n * each, 0xcc);
-      Memory copies(copy, c_.shifted ? real_ : 0), ys(n * each, shift);
+      Bytes copy = h, y(n * each, 0xcc), common = common_;
+      Memory copies(copy, c_.shifted ? real_ : 0), ys(n * each, shift), commons(common);
+      reduction.lambda = shared_ ? common.data() : nullptr;
       reduction.h = up.feedback.shifts ? copy.data() : nullptr;
       reduction.y = y.data();
       reduction.factor = factor;
       EXPECT_EQ(slimSuccess, slimPassReduce(&reduction, nullptr));
       reduce(stamp, received, bytes, up.feedback.shifts ? copies.data() : nullptr, nullptr, nullptr, nullptr, type_,
-             ys.data(), factor);
+             ys.data(), factor, commons.data());
       STOP_UNLESS(finished() && same("y of reduce", y, ys.content()) && same("h", copy, copies.content()));
+      STOP_UNLESS(same("the common lambda", common, commons.content()));
     }
 
     // To a payload: at once, or by way of reals.
@@ -448,20 +504,23 @@ class Sides {
     reduction.e = state ? e.data() : nullptr;
     reduction.payload = payload.data();
     reduction.factor = 1;
+    reduction.lambda = shared_ ? common_.data() : nullptr;
+    reduction.mean = (float*)kept_[ranks].data();
+    reduction.table = reduction.mean + 1;
     EXPECT_EQ(slimSuccess, slimPassReduce(&reduction, nullptr));
     uint8_t *hd = up.feedback.shifts ? hs.data() : nullptr, *ed = state ? es.data() : nullptr;
-    if (slimReducesInOne(up.tree, down.tree, type_)) {
-      reduce(stamp, received, bytes, hd, &down, ed, payloadOut.data(), type_, nullptr, 1);
+    if (shared_ || slimReducesInOne(up.tree, down.tree, type_)) {
+      reduce(stamp, received, bytes, hd, &down, ed, payloadOut.data(), type_, nullptr, 1, commons_->data());
     } else {
       const slimDataType_t real = type_ == slimFloat64 ? slimFloat64 : slimFloat32;
       Memory mean(n * real_);
-      reduce(stamp, received, bytes, hd, nullptr, nullptr, nullptr, real, mean.data(), 1);
-      encode(down, stamp, real, mean.data(), ed, nullptr, payloadOut.data(), down.feedback.kind != slimFeedbackEf,
-             !slimSelector(up.tree) && up.tree->unit == down.tree->unit);
+      reduce(stamp, received, bytes, hd, nullptr, nullptr, nullptr, real, mean.data(), 1, nullptr);
+      encode(down, stamp, real, mean.data(), ed, nullptr, payloadOut.data(), ranks,
+             down.feedback.kind != slimFeedbackEf, !slimSelector(up.tree) && up.tree->unit == down.tree->unit);
       STOP_UNLESS(finished());
     }
     STOP_UNLESS(finished() && same("payload of reduce", payload, payloadOut.content(), nanDown));
-    STOP_UNLESS(same("h", h, hs.content()) && same("e", e, es.content()));
+    STOP_UNLESS(same("h", h, hs.content()) && same("e", e, es.content()) && sameKept(ranks));
 
     Bytes y(n * each, 0xcc);
     Memory ys(n * each, shift);
@@ -475,10 +534,11 @@ class Sides {
     decoding.h = down.feedback.shifts ? e.data() : nullptr;
     decoding.y = y.data();
     decoding.factor = factor;
+    decoding.lambda = shared_ ? common_.data() : nullptr;
     EXPECT_EQ(slimSuccess, slimPassDecode(&decoding, nullptr));
     decode(down, stamp, payloadOut.data(), down.feedback.shifts ? es.data() : nullptr, ys.data(), factor);
     STOP_UNLESS(finished() && same("y", y, ys.content(), c_.type == Type::kFp32) && same("H", e, es.content()));
-    return true;
+    return same("the common lambda", common_, commons_->content());
   }
 
   bool sameStats(const slimPassStats& cpu) {
@@ -499,6 +559,11 @@ class Sides {
   std::unique_ptr<Memory> upTree_, downTree_, stats_, report_, scratch_;
   std::vector<Bytes> cpu_;  // s and v of each rank, h, e
   std::vector<std::unique_ptr<Memory>> gpu_;
+  bool shared_ = false;  // lambda=shared
+  Bytes common_;
+  std::unique_ptr<Memory> commons_;
+  std::vector<Bytes> kept_;  // stats=previous: mean and table of each sender, the owner last
+  std::vector<std::unique_ptr<Memory>> keepers_;
 };
 
 struct Spec {
@@ -552,6 +617,19 @@ const Spec kSpecs[] = {
     {"ef21(topk(k=20,scope=chunk),momentum=0.5)", "ef(topk(k=7,scope=global,bf16))"},
     {"none(randk(ratio=0.01,scope=chunk,fp16))", "none(randk(k=40,scope=global,scale=1))"},
     {"none(randk(k=0.4,scope=chunk))", "none(topk(k=0.6,scope=chunk))"},
+    {"none(rotate(onebit(dither,lambda=shared)))", "none(rotate(onebit(dither,lambda=shared)))"},
+    {"none(rotate(onebit(dither,f=2,lambda=shared,block=64),signs=fixed))",
+     "none(rotate(onebit(dither,f=2,lambda=shared,block=64),signs=fixed))"},
+    {"none(rotate(onebit(dither,lambda=shared,block=2048)))", "none(rotate(onebit(dither,lambda=shared,block=2048)))"},
+    {"none(tnqsgd(bits=3,stats=tensor))", "ef(tqsgd(bits=4,stats=tensor,block=64))"},
+    {"none(tnqsgd(bits=3,stats=previous))", "none(tqsgd(bits=2,stats=previous,block=128))"},
+    {"ef(tbqsgd(bits=3,stats=tensor,block=64))", "none(tnqsgd(bits=4,model=powerlaw,stats=tensor))"},
+    {"ef(tnqsgd(bits=2,model=powerlaw,stats=previous,block=64),memory=bf16)",
+     "ef(tbqsgd(bits=5,stats=previous,block=64))"},
+    {"ef(onebit,memory=bf16)", "ef(onebit,memory=bf16)"},
+    {"ef(fp32,memory=bf16)", "ef(qsgd(bits=4,block=64),memory=bf16)"},
+    {"ef(topk(ratio=0.01),memory=bf16)", "ef(rotate(onebit),memory=bf16)"},
+    {"ef(topk(k=30,scope=chunk),memory=bf16)", "ef(randk(k=20,scope=chunk,fp16),memory=bf16)"},
 };
 
 size_t unitOf(const std::string& node) {
@@ -565,6 +643,7 @@ class Kernels : public testing::TestWithParam<Spec> {
     c_.up = GetParam().up;
     c_.down = GetParam().down;
     unit_ = std::max(unitOf(c_.up), unitOf(c_.down));
+    wide_ = (c_.up + c_.down).find("stats=") == std::string::npos;
   }
   // What must not matter takes turns.
   void next() {
@@ -579,6 +658,7 @@ class Kernels : public testing::TestWithParam<Spec> {
   }
   Case c_;
   size_t unit_;
+  bool wide_;  // takes fp64
 };
 
 TEST_P(Kernels, EverySize) {
@@ -590,6 +670,7 @@ TEST_P(Kernels, EverySize) {
 }
 TEST_P(Kernels, EveryType) {
   for (Type type : {Type::kFp16, Type::kBf16, Type::kFp64}) {
+    if (type == Type::kFp64 && !wide_) continue;
     c_.type = type;
     for (size_t n : {unit_ + 131, 2 * unit_}) {
       c_.n = n;
@@ -603,7 +684,7 @@ TEST_P(Kernels, EveryInput) {
   c_.steps = 1;
   for (Input input : kFiniteInputs) {
     c_.input = input;
-    c_.type = static_cast<int>(input) % 3 == 0 ? Type::kFp64 : Type::kFp32;
+    c_.type = static_cast<int>(input) % 3 == 0 && wide_ ? Type::kFp64 : Type::kFp32;
     next();
     if (HasFailure()) return;
   }
@@ -612,6 +693,7 @@ TEST_P(Kernels, NonFiniteInput) {
   c_.input = Input::kNonFinite;
   c_.n = 2 * unit_ + 13;
   for (Type type : {Type::kFp32, Type::kBf16, Type::kFp64}) {
+    if (type == Type::kFp64 && !wide_) continue;
     c_.type = type;
     next();
     if (HasFailure()) return;
@@ -622,6 +704,19 @@ TEST_P(Kernels, ThreeRanks) {
   c_.ranks = 3;
   c_.steps = 3;
   next();
+}
+
+// More ranks than a warp has lanes, which take one each.
+TEST(SharedLambda, CountsTheSignsOfManyRanks) {
+  for (Type type : {Type::kFp32, Type::kFp64})
+    for (int ranks : {1, 31, 33, 70}) {
+      Case c;
+      c.up = c.down = "none(rotate(onebit(dither,lambda=shared,block=128)))";
+      c.type = type;
+      c.n = 300;
+      c.ranks = ranks;
+      if (!Sides(c).all()) ADD_FAILURE() << c << " ranks=" << ranks;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Specs, Kernels, testing::ValuesIn(kSpecs));
@@ -803,6 +898,30 @@ TEST(Dense, FiniteOnesAreTaken) {
   }
   EXPECT_TRUE(taken > 0 && taken < n / 64) << taken << " groups";
   EXPECT_TRUE(same("copy_finite", wantEach, each.content()) && same("take_finite", wantGroups, groups.content()));
+}
+
+// A memory in bf16: rounded by the draws of the step after the device's.
+TEST(Dense, AMemoryIsScaledWithTheCpusDraws) {
+  for (size_t n : {size_t{1}, size_t{255}, size_t{4096}, size_t{9001}}) {
+    Bytes s = makeInput(Input::kNormal, Type::kBf16, n, n);
+    Memory device(s, n % 2 ? 2 : 0), step(Bytes{6, 0, 0, 0, 0, 0, 0, 0});
+    slimStamp stamp = {};
+    stamp.seed = 17;
+    stamp.step = 7;
+    stamp.slot = 5;
+    stamp.rank = 3;
+    stamp.down = n % 2;
+    slimScaleMemory(&stamp, (uint16_t*)s.data(), n, 0.3);
+    slimDenseArgs a = {};
+    a.step = (const uint64_t*)step.data();
+    a.dst = device.data();
+    a.stamp = stamp;
+    a.n = n;
+    a.factor = 0.3;
+    Device::get().launch({slimKernel_scale_memory, SLIM_MAX_THREADS, 0, 0, n / SLIM_PIECE_STEP + 1}, &a);
+    ASSERT_EQ(CUDA_SUCCESS, cuCtxSynchronize());
+    ASSERT_TRUE(same("memory", s, device.content())) << n;
+  }
 }
 
 TEST(Step, GoesOn) {

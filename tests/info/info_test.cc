@@ -209,7 +209,7 @@ TEST(Check, ExplainsASpec) {
     EXPECT_EQ(numberAfter("=" + output.line("memory"), "="), static_cast<double>(plan.stateBytes));
     slimDevice device = slimHost;
     device.readable = false;
-    const bool kernels = slimDeviceRuns(&compressor->up) && slimDeviceRuns(&compressor->down);
+    const bool kernels = slimDeviceRuns(compressor->up.tree) && slimDeviceRuns(compressor->down.tree);
     const bool runs = kernels && slimPlanAllReduce(&plan, compressor, &comm->settings, &device, c.ranks, c.number,
                                                    c.count) == slimSuccess;
     EXPECT_EQ(output.line("on CUDA"), runs      ? std::string("yes, ") + slimAlgorithmName(plan.algorithm)
