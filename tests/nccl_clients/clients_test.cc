@@ -98,6 +98,11 @@ TEST_P(Clients, ThreadsAndProcessesHaveTheSameBits) {
 TEST_P(Clients, CommunicatorsThatDoNotBlockStayPlain) {
   if (std::string(std::get<0>(GetParam()).suffix).empty()) Check("nonblocking", false);
 }
+TEST_P(Clients, BuffersMayBeUnwrittenAndValuesTiny) {
+  const auto& [mode, ranks] = GetParam();
+  const Result r = Launch(mode, "sloppy", ranks);
+  EXPECT_EQ(r.status, 0) << r.text;
+}
 TEST_P(Clients, RegisteredBuffersAndWindows) { Check("registration"); }
 TEST_P(Clients, GraphsAreReplayed) { Check("graph"); }
 TEST_P(Clients, BucketsAreRebuilt) { Check("ddp"); }

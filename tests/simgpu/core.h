@@ -110,6 +110,8 @@ int deviceCount();               /* SIMGPU_DEVICES */
 constexpr size_t kDeviceBytes = size_t{16} << 30;
 
 CUresult allocate(int device, size_t bytes, CUdeviceptr* p);
+/* Never-written bytes are reported, but no fault. */
+void tolerate(const Allocation*);
 void release(Allocation*);
 void releaseAll(int device);
 Allocation* allocationAt(CUdeviceptr p); /* live or freed; null if never handed out */

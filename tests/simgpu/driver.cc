@@ -939,6 +939,13 @@ bool simgpuWrite(void* operation, CUdeviceptr to, const void* from, size_t bytes
   memcpy((void*)(isDevice(to) ? to + kSpan : to), from, bytes);
   return true;
 }
+CUresult simgpuTolerate(CUdeviceptr p) {
+  BEGIN;
+  const Allocation* a = liveAllocation(p);
+  CHECK(a, INVALID_VALUE);
+  tolerate(a);
+  return CUDA_SUCCESS;
+}
 int simgpuDeviceOf(CUstream h) {
   CUdevice device = -1;
   return cuStreamGetDevice(h, &device) == CUDA_SUCCESS ? device : -1;

@@ -186,8 +186,12 @@ void check(Shadow shadow, uintptr_t a, unsigned n, Kind kind, const void* at) {
       found(Finding::overrun, at, "%s %u bytes at %s", kVerbs[kind], n, name);
       stop();
     }
-    found(Finding::uninitialised, at, "reads %u bytes of %s, which nobody has written", n, name);
-    memset(shadow.state, kWritten, n);  // one report for each place
+    found(state & kTolerated ? Finding::tolerated : Finding::uninitialised, at,
+          "reads %u bytes of %s, which nobody has written", n, name);
+    if (state & kTolerated)
+      hooks->forgive(a);
+    else
+      memset(shadow.state, kWritten, n);  // one report for each place
     break;
   }
   const uint64_t my = myRecord();

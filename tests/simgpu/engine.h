@@ -18,7 +18,7 @@ constexpr uintptr_t kSpan = uintptr_t{1} << 40, kDeviceSpan = uintptr_t{1} << 37
 constexpr int kMaxDevices = kSpan / kDeviceSpan;
 constexpr uintptr_t kDevice = 0x110000000000, kHost = kDevice + kSpan, kState = kHost + kSpan, kCells = kState + kSpan;
 
-enum : uint8_t { kNone = 0, kAllocated = 1, kWritten = 3 };
+enum : uint8_t { kNone = 0, kAllocated = 1, kWritten = 3, kTolerated = 4 /* a read before the first write goes on */ };
 
 /* Accesses to four bytes: the last write and the last read. Layout of a word, from bit 0:
  *   mask:4 (which bytes) atomic:1 warpEpoch:9 epoch:12 thread:11 run:27
@@ -45,7 +45,7 @@ inline uint8_t* stateOf(uintptr_t host) { return (uint8_t*)(kState + (host - kHo
 inline Cell* cellOf(uintptr_t host) { return (Cell*)kCells + (host - kHost) / 4; }
 
 /* What a detector found. */
-enum class Finding { race, order, overrun, uninitialised, misaligned, barrier, hostAccess, trap };
+enum class Finding { race, order, overrun, uninitialised, tolerated, misaligned, barrier, hostAccess, trap };
 
 struct Hooks {
   /* A new run of the launch's block; what it returns is the number for cells. */
@@ -61,6 +61,8 @@ struct Hooks {
   /* Names the allocation an address of device memory belongs to, live or freed. */
   void (*describe)(uintptr_t host, char* text, size_t size);
   void (*found)(Finding, const char* text, const void* at);
+  /* The allocation that an address of device memory belongs to has been reported: its bytes count as written. */
+  void (*forgive)(uintptr_t host);
 };
 
 struct Kernel {

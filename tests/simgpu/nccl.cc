@@ -1048,6 +1048,7 @@ API(ncclResult_t, ncclMemAlloc, void** p, size_t bytes) {
   CUdeviceptr device = 0;
   WithDevice with(currentDevice());
   if (bytes) CU(cuMemAlloc(&device, bytes));
+  if (bytes) CU(simgpuTolerate(device));
   *p = reinterpret_cast<void*>(device);
   return ncclSuccess;
 }

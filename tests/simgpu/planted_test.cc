@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/simgpu/service.h"
+
 namespace {
 
 constexpr size_t kWords = 4096;
@@ -171,6 +173,11 @@ TEST_F(Planted, NeverWritten) {
   launch("add", 1, 32, 0, a, to, allocate(128), 32u);
   expectFound(kWrong, {"simgpu: never-written read"});
   launch("add", 1, 32, 0, a, zeros(128), allocate(128), 32u);
+  // In memory of a program, as libcudart allocates it, the device goes on.
+  const CUdeviceptr sloppy = allocate(128);
+  ASSERT_EQ(simgpuTolerate(sloppy), CUDA_SUCCESS);
+  launch("add", 1, 32, 0, a, sloppy, zeros(128), 32u);
+  expectFound(CUDA_SUCCESS, {"simgpu: never-written read", "byte ", "which nobody has written"});
 }
 
 TEST_F(Planted, Misaligned) {

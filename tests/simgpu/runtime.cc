@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/simgpu/service.h"
+
 #pragma GCC visibility push(default)
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // deprecated calls are served too
 
@@ -335,7 +337,8 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   CHECK(p, InvalidValue);
   BEGIN;
   CUdeviceptr device = 0;
-  const CUresult error = bytes ? cuMemAlloc(&device, bytes) : CUDA_SUCCESS;
+  CUresult error = bytes ? cuMemAlloc(&device, bytes) : CUDA_SUCCESS;
+  if (device) error = simgpuTolerate(device);
   *p = reinterpret_cast<void*>(device);
   return keep(error);
 }
@@ -344,7 +347,8 @@ cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t s) {
   CHECK(p, InvalidValue);
   BEGIN;
   CUdeviceptr device = 0;
-  const CUresult error = cuMemAllocAsync(&device, bytes, on(s));
+  CUresult error = cuMemAllocAsync(&device, bytes, on(s));
+  if (device) error = simgpuTolerate(device);
   *p = reinterpret_cast<void*>(device);
   return keep(error);
 }

@@ -52,6 +52,27 @@ TEST_F(Runtime, Devices) {
   EXPECT_EQ(version, CUDART_VERSION);
 }
 
+// A program that only times something reads what it never wrote: that is reported, and no fault.
+TEST_F(Runtime, NeverWrittenMemoryIsReadable) {
+  void *p, *q;
+  char bytes[64];
+  OK(cudaMalloc(&p, sizeof bytes));
+  OK(cudaMallocAsync(&q, sizeof bytes, nullptr));
+  testing::internal::CaptureStderr();
+  OK(cudaMemcpy(bytes, p, sizeof bytes, cudaMemcpyDeviceToHost));
+  OK(cudaMemcpy(bytes, q, sizeof bytes, cudaMemcpyDeviceToHost));
+  const std::string report = testing::internal::GetCapturedStderr();
+  const size_t first = report.find("never-written read");
+  EXPECT_NE(first, std::string::npos) << report;
+  EXPECT_NE(report.find("never-written read", first + 1), std::string::npos) << report;
+  OK(cudaMemset(p, 0, sizeof bytes));
+  testing::internal::CaptureStderr();
+  OK(cudaMemcpy(bytes, p, sizeof bytes, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  OK(cudaFree(p));
+  OK(cudaFree(q));
+}
+
 TEST_F(Runtime, Errors) {
   EXPECT_STREQ(cudaGetErrorName(cudaErrorInvalidValue), "cudaErrorInvalidValue");
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");

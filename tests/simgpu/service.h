@@ -1,5 +1,5 @@
-/* What the stand-in's libcuda offers its libnccl, beside the driver API: operations of a stream that are code of the
- * host and see device memory, checked like any other. */
+/* What the stand-in's libcuda offers its libcudart and libnccl, beside the driver API: operations of a stream that are
+ * code of the host and see device memory, checked like any other. */
 #ifndef SLIM_SIMGPU_SERVICE_H_
 #define SLIM_SIMGPU_SERVICE_H_
 
@@ -20,6 +20,9 @@ void simgpuDrain(const void* order);
  * and that has been reported. Bytes that nobody has written are read without complaint. */
 bool simgpuRead(void* operation, void* to, CUdeviceptr from, size_t bytes);
 bool simgpuWrite(void* operation, CUdeviceptr to, const void* from, size_t bytes);
+/* For an allocation that nobody has written to yet: to read it as it is will be reported, and goes on, as on a device.
+ */
+CUresult simgpuTolerate(CUdeviceptr p);
 /* The stream's device; -1 if there is no such stream. */
 int simgpuDeviceOf(CUstream stream);
 
