@@ -346,9 +346,19 @@ static void inspect(const rankState* r, CUdeviceptr from, size_t count, bool com
   hashes[r->rank] = hashOf(host, count * typeBytes);
 }
 
+/* Around the calls of a thread that has several ranks. */
+static void group(bool begins, bool compressed) {
+  if (options.gpus == 1) return;
+  if (compressed) {
+    check(begins ? slimGroupStart() : slimGroupEnd());
+  } else {
+    nccl(begins ? ncclGroupStart() : ncclGroupEnd(), "a group");
+  }
+}
+
 /* One call of each of a thread's ranks. */
 static void call(rankState* mine, const row* row, int place, slimRedOp_t op) {
-  if (options.gpus > 1) NCCL(ncclGroupStart());
+  group(true, row->spec != NULL);
   for (int g = 0; g < options.gpus; g++) {
     rankState* r = &mine[g];
     const void* x = (const void*)(uintptr_t)r->x;
@@ -359,7 +369,7 @@ static void call(rankState* mine, const row* row, int place, slimRedOp_t op) {
       NCCL(ncclAllReduce(x, y, row->count, (ncclDataType_t)options.type, (ncclRedOp_t)op, r->comm, r->stream));
     }
   }
-  if (options.gpus > 1) NCCL(ncclGroupEnd());
+  group(false, row->spec != NULL);
 }
 static void synchronize(rankState* mine) {
   for (int g = 0; g < options.gpus; g++) CU(StreamSynchronize, mine[g].stream);
@@ -398,10 +408,14 @@ static double timeOf(rankState* mine, const row* row, int place) {
 
 static void measure(rankState* mine, row* row, char* host) {
   const int first = mine[0].rank;
-  for (int g = 0; g < options.gpus && row->spec; g++) {
+  if (row->spec) {
     slimConfig_t config = SLIM_CONFIG_INITIALIZER;
     config.deviceBytes = ((size_t)256 << 20) + 6 * row->count * slimRealBytes(options.type);
-    check(slimCommInitNCCL(&mine[g].slim, mine[g].comm, &config));
+    group(true, true);
+    for (int g = 0; g < options.gpus; g++) check(slimCommInitNCCL(&mine[g].slim, mine[g].comm, &config));
+    group(false, true);
+  }
+  for (int g = 0; g < options.gpus && row->spec; g++) {
     for (uint32_t place = 0; place < 2; place++)
       check(slimTensorCreate(&mine[g].tensors[place], mine[g].slim, row->spec, place));
   }
@@ -645,8 +659,6 @@ int main(int argc, char** argv) {
   }
   if (options.threads > devices || options.gpus > devices / options.threads || devices > mostRanks)
     fail("%d threads with %d GPUs each: this machine has %d", options.threads, options.gpus, devices);
-  if (options.specs && options.gpus > 1)
-    fail("--spec wants -g 1: a thread for each GPU, -t %d", options.threads * options.gpus);
   ranks = options.threads * options.gpus;
 #define FIND(name, version) check(slimDriverFind((void**)&more.name, "cu" #name, version));
   MORE_FUNCTIONS(FIND)

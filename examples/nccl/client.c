@@ -164,8 +164,24 @@ void reduceScatter(Rank* r, int tensor, const float* send, float* recv, size_t c
   NCCL(ncclReduceScatter(send, recv, count, ncclFloat, ncclSum, r->comm, stream));
 }
 
-void groupStart(void) { NCCL(ncclGroupStart()); }
-void groupEnd(void) { NCCL(ncclGroupEnd()); }
+void groupStart(void) {
+#ifdef CLIENT_LINKED
+  if (client.linked) {
+    SLIM(slimGroupStart());
+    return;
+  }
+#endif
+  NCCL(ncclGroupStart());
+}
+void groupEnd(void) {
+#ifdef CLIENT_LINKED
+  if (client.linked) {
+    SLIM(slimGroupEnd());
+    return;
+  }
+#endif
+  NCCL(ncclGroupEnd());
+}
 
 /* ---- Data ------------------------------------------------------------------------------------------------------- */
 

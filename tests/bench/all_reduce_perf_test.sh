@@ -50,6 +50,10 @@ for ranks in 1 2 3 4 8; do
   check $ranks 4
 done
 expect 0 'Out of bounds values : 0 OK' -b 1000 -e 3000 -i 1000 -t 2 -n 2 -G 2 --spec 'ef(qsgd(bits=8))' -J "$json"
+expect 0 'Out of bounds values : 0 OK' -b 64K -e 64K -t 2 -g 2 -n 2 --spec 'ef(qsgd(bits=4))' -J "$json"
+check 4 2
+expect 0 'Out of bounds values : 0 OK' -b 64K -e 64K -g 8 -n 2 -G 2 --spec 'ef(qsgd(bits=4))' -J "$json"
+check 8 2
 for type in half bfloat16 double; do
   expect 0 'Out of bounds values : 0 OK' -b 40K -e 40K -t 2 -n 2 -w 0 -d $type -o avg --spec 'qsgd(bits=8)'
 done

@@ -94,6 +94,7 @@ TEST_P(Clients, ThreadsAndProcessesHaveTheSameBits) {
   const std::string threads = Check("threads");
   EXPECT_EQ(Check("fork"), threads);
   EXPECT_EQ(Check("mpi"), threads);
+  EXPECT_EQ(Check("one_process"), threads);
 }
 TEST_P(Clients, CommunicatorsThatDoNotBlockStayPlain) {
   if (std::string(std::get<0>(GetParam()).suffix).empty()) Check("nonblocking", false);
