@@ -261,7 +261,7 @@ slimResult_t slimAgreeEnd(slimComm* comm, const slimCallRecord* mine, const char
 
 typedef struct {
   slimCallRecord settings;
-  uint64_t clique, deviceBytes;
+  uint64_t clique, number, deviceBytes;
 } introduction;
 
 /* What no other communicator, here or elsewhere, is likely to have. */
@@ -283,6 +283,7 @@ static slimResult_t introduce(slimComparison* c) {
                                           .hash = comm->settings.rules,
                                           .seed = comm->settings.seed},
                              .clique = cliqueOf(comm),
+                             .number = comm->number,
                              .deviceBytes = comm->settings.deviceBytes};
   introduction* there = comm->device->alloc(comm, (ranks + 1) * sizeof *there);
   if (!there) return slimSystemError;
@@ -305,6 +306,7 @@ static slimResult_t compare(slimComparison* c) {
   for (size_t r = 0; r < ranks && result == slimSuccess; r++) {
     comm->records[r] = all[r].settings;
     bytes = all[r].deviceBytes < bytes ? all[r].deviceBytes : bytes;
+    comm->number = all[r].number > comm->number ? all[r].number : comm->number;
   }
   comm->clique = all[0].clique;
   free(all);

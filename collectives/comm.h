@@ -28,7 +28,9 @@ typedef struct {
   size_t deviceBytes; /* of device memory, for all state and buffers */
   double timeout;
   int threads;
-  uint64_t rules; /* what else all ranks must have alike, of the caller's: a hash */
+  /* Under preload: */
+  uint64_t rules; /* what else all ranks must have alike: a hash */
+  bool mirrored;  /* statistics can be read without the device: at the process's end it may be gone */
 } slimSettings;
 
 /* What every rank tells every other one before a call moves data. All but result and finite must be equal. */
@@ -53,6 +55,11 @@ typedef struct slimComm {
   struct slimCudaComm* cuda; /* of collectives/cuda.c, on a CUDA device */
   int rank, ranks;
   uint64_t clique; /* a number that this process's handles of the same ranks share */
+  uint64_t number; /* as the comparison finds it: the largest that a rank gave */
+  struct {
+    uint32_t cast; /* so far */
+    void* there;   /* [ranks + 1] words on the device: those received, and the own one */
+  } ballot;
   slimSettings settings;
   slimPool* pool;
   struct slimTensor* tensors; /* in ascending order of slots */

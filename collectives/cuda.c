@@ -36,17 +36,22 @@ typedef struct slimCudaComm {
   bool stuck; /* work that may never end: what it uses stays */
   uint8_t* arena;
   span* spans;
-  unsigned long long *report, *reportOnDevice; /* one word in pinned memory: what kernels found wrong */
+  /* In pinned memory: */
+  unsigned long long *report, *reportOnDevice; /* what kernels found wrong */
+  uint64_t* words;
+  slimCudaSlot* mirrors; /* of tensors, if settings.mirrored */
+  int numMirrors;
 } cudaComm;
 
 /* What a tensor has besides its arrays. */
 typedef struct {
   slimCudaSlot* slot;    /* on the device */
   slimCudaSlot* first;   /* what it starts with: stays, since the copy is asynchronous */
+  slimCudaSlot* mirror;  /* of slot, as a step left it; NULL: none */
   size_t workspaceBytes; /* of its passes */
 } cudaTensor;
 
-enum { arenaAlign = 256, countedEachCall = offsetof(slimPassStats, flagged) };
+enum { mostMirrors = 2048, arenaAlign = 256, countedEachCall = offsetof(slimPassStats, flagged) };
 
 static CUdeviceptr at(const void* p) { return (CUdeviceptr)(uintptr_t)p; }
 
@@ -97,14 +102,26 @@ static void giveBack(cudaComm* c, const void* p) {
   }
 }
 
+static slimResult_t drain(cudaComm* c);
+
+/* What a call sets up, as no part of a graph under capture. */
+static slimResult_t setUp(cudaComm* c, void* to, const void* from, size_t bytes) {
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  const CUstream stream = c->capture ? c->own : c->stream;
+  if (c->capture) SLIM_CHECK(drain(c));
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  CUresult error =
+      from ? slimCu.MemcpyAsync(at(to), at(from), bytes, stream) : slimCu.MemsetD8Async(at(to), 0, bytes, stream);
+  if (error == CUDA_SUCCESS && c->capture) error = slimCu.StreamSynchronize(stream);
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  return error == CUDA_SUCCESS ? slimSuccess : slimDriverFail(error, from ? "MemcpyAsync" : "MemsetD8Async");
+}
+
 /* Calls that use a stretch after another has given it back are ordered behind it by their space's event: all eager
  * ones are. */
 static void* alloc(slimComm* comm, size_t bytes) {
   uint8_t* p = take(comm->cuda, bytes);
-  if (!p) return NULL;
-  const CUresult error = slimCu.MemsetD8Async(at(p), 0, bytes, comm->cuda->stream);
-  if (error == CUDA_SUCCESS) return p;
-  (void)slimDriverFail(error, "MemsetD8Async");
+  if (!p || setUp(comm->cuda, p, NULL, bytes) == slimSuccess) return p;
   giveBack(comm->cuda, p);
   return NULL;
 }
@@ -215,6 +232,17 @@ static slimResult_t reported(slimComm* comm) {
                   slot, rank);
 }
 
+static bool alarmed(const slimComm* comm) { return __atomic_load_n(comm->cuda->report, __ATOMIC_ACQUIRE) != 0; }
+
+static uint64_t* words(slimComm* comm) { return comm->cuda->words; }
+
+/* What a graph's replays do is not known. */
+static bool busy(slimComm* comm) {
+  for (const space* s = comm->cuda->spaces; s; s = s->next)
+    if (s->capture || (s->recorded && slimCu.EventQuery(s->last) == CUDA_ERROR_NOT_READY)) return true;
+  return false;
+}
+
 static slimResult_t begin(slimComm* comm, CUstream stream) {
   cudaComm* c = comm->cuda;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
@@ -253,6 +281,15 @@ static void pauseCall(slimComm* comm) {
 static void resumeCall(slimComm* comm) { (void)slimCudaEnter(comm->cuda->device); }
 
 static bool captures(const slimComm* comm) { return comm->cuda->capture != 0; }
+
+static bool capturesOn(slimComm* comm, void* stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  cuuint64_t id;
+  if (slimCudaEnter(comm->cuda->device) != slimSuccess) return false;
+  (void)slimCu.StreamGetCaptureInfo(stream, &status, &id, NULL, NULL, NULL);
+  slimCudaLeave();
+  return status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
 
 static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
   CUmemorytype type;
@@ -310,17 +347,20 @@ static slimResult_t openTensor(slimTensor* t) {
   cudaTensor* own = calloc(1, sizeof *own);
   if (!own) return slimFail(slimSystemError, "out of memory for a tensor");
   t->onDevice = own;
+  cudaComm* c = t->comm->cuda;
+  if (t->comm->settings.mirrored && c->numMirrors < mostMirrors) own->mirror = &c->mirrors[c->numMirrors++];
   const size_t bytes = slimCudaSlotBytes(t->compressor);
   const uint64_t slice = t->cut.slice < t->cut.count ? t->cut.slice : t->cut.count;
   slimResult_t result =
       slimCudaWorkspace(t->comm->cuda->device, t->compressor, t->type, slice, t->comm->ranks, &own->workspaceBytes);
+  if (result == slimSuccess) result = grow(c, &c->now->passes, &c->now->passesBytes, own->workspaceBytes);
   if (result == slimSuccess && !(own->first = malloc(bytes)))
     result = slimFail(slimSystemError, "out of memory for a tensor");
   if (result == slimSuccess) {
     slimCudaSlotStart(own->first, t->compressor);
     own->first->step = t->step - 1; /* a step begins by counting itself */
     own->slot = alloc(t->comm, bytes);
-    result = own->slot ? copy(t->comm, own->slot, own->first, bytes) : slimSystemError;
+    result = own->slot ? setUp(t->comm->cuda, own->slot, own->first, bytes) : slimSystemError;
   }
   if (result != slimSuccess) closeTensor(t);
   return result;
@@ -335,10 +375,18 @@ static slimResult_t beginStep(slimCall* call) {
   return slimCudaNextStep(&q);
 }
 
+static slimResult_t endStep(slimCall* call) {
+  const cudaTensor* own = call->tensor->onDevice;
+  return own->mirror ? copy(call->comm, own->mirror, own->slot, sizeof *own->mirror) : slimSuccess;
+}
+
 static slimResult_t statistics(slimTensor* t, slimPassStats* last) {
   const cudaTensor* own = t->onDevice;
   slimCudaSlot now;
-  SLIM_CHECK(exchange(t->comm, &now, own->slot, sizeof now));
+  if (own->mirror)
+    now = *own->mirror;
+  else
+    SLIM_CHECK(exchange(t->comm, &now, own->slot, sizeof now));
   *last = now.stats;
   t->flagged = now.stats.flagged;
   t->step = now.step + 1;
@@ -448,10 +496,14 @@ static const slimDevice slimCuda = {.readable = false,
                                     .pause = pauseCall,
                                     .resume = resumeCall,
                                     .reported = reported,
+                                    .alarmed = alarmed,
                                     .captures = captures,
+                                    .capturesOn = capturesOn,
                                     .holds = holds,
                                     .idle = idle,
                                     .limit = limit,
+                                    .busy = busy,
+                                    .words = words,
                                     .stage = stage,
                                     .alloc = alloc,
                                     .release = release,
@@ -461,6 +513,7 @@ static const slimDevice slimCuda = {.readable = false,
                                     .openTensor = openTensor,
                                     .closeTensor = closeTensor,
                                     .beginStep = beginStep,
+                                    .endStep = endStep,
                                     .statistics = statistics,
                                     .encode = encode,
                                     .reduce = reduce,
@@ -492,14 +545,19 @@ slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {
   return slimSuccess;
 }
 
-static slimResult_t reserve(cudaComm* c, size_t bytes) {
+static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings) {
   CUdeviceptr arena, report;
+  const size_t bytes = settings->deviceBytes;
+  const size_t hostBytes =
+      sizeof(uint64_t) * (size_t)(ranks + 2) + (settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0);
   SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
   for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
   SLIM_CU(MemAlloc, &arena, bytes);
   c->arena = (uint8_t*)(uintptr_t)arena;
-  SLIM_CU(MemHostAlloc, (void**)&c->report, sizeof *c->report, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
-  *c->report = 0;
+  SLIM_CU(MemHostAlloc, (void**)&c->report, hostBytes, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
+  memset(c->report, 0, hostBytes);
+  c->words = (uint64_t*)c->report + 1;
+  c->mirrors = (slimCudaSlot*)(void*)(c->words + ranks + 1);
   SLIM_CU(MemHostGetDevicePointer, &report, c->report, 0);
   c->reportOnDevice = (unsigned long long*)(uintptr_t)report;
   c->spans = calloc(1, sizeof *c->spans);
@@ -521,7 +579,7 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* somebody else may be capturing */
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
     *c = (cudaComm){.copier = {mark, await, move, NULL}, .device = device};
-    result = reserve(c, settings->deviceBytes);
+    result = reserve(c, made->ranks, settings);
     if (result != slimSuccess) discard(c);
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
     slimCudaLeave();

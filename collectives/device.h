@@ -30,8 +30,12 @@ typedef struct slimDevice {
   void (*resume)(struct slimComm* comm);
   /* What earlier calls' passes found wrong: slimSuccess, or an error, once. Does not wait. */
   slimResult_t (*reported)(struct slimComm* comm);
+  /* There is something for reported to say. From any thread. */
+  bool (*alarmed)(const struct slimComm* comm);
   /* A graph is being captured: what is enqueued runs later, and more than once. */
   bool (*captures)(const struct slimComm* comm);
+  /* The same of a stream, before a call enters. */
+  bool (*capturesOn)(struct slimComm* comm, void* stream);
   /* Refuses a pointer that this device cannot use; name: of the argument. */
   slimResult_t (*holds)(struct slimComm* comm, const char* name, const void* p);
 
@@ -39,6 +43,11 @@ typedef struct slimDevice {
   slimResult_t (*idle)(struct slimComm* comm, double timeout);
   /* Of a new communicator: keeps bytes of its memory, and gives up the rest. NULL where readable. */
   void (*limit)(struct slimComm* comm, size_t bytes);
+
+  /* Calls may not have ended yet. NULL where readable. */
+  bool (*busy)(struct slimComm* comm);
+  /* ranks + 1 words in host memory that the device can read and write. NULL where readable. */
+  uint64_t* (*words)(struct slimComm* comm);
 
   /* At least bytes of comm->staging; what it held is lost. */
   slimResult_t (*stage)(struct slimComm* comm, size_t bytes);
@@ -54,6 +63,7 @@ typedef struct slimDevice {
   slimResult_t (*openTensor)(struct slimTensor* tensor);
   void (*closeTensor)(struct slimTensor* tensor);
   slimResult_t (*beginStep)(struct slimCall* call);
+  slimResult_t (*endStep)(struct slimCall* call);
   /* What the device has counted, where it counts: the last call's statistics, tensor->flagged and tensor->step. */
   slimResult_t (*statistics)(struct slimTensor* tensor, slimPassStats* last);
 

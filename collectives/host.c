@@ -23,11 +23,15 @@ static slimResult_t reported(slimComm* comm) {
   (void)comm;
   return slimSuccess;
 }
-static bool captures(const slimComm* comm) {
+static bool never(const slimComm* comm) {
   (void)comm;
   return false;
 }
 
+static bool capturesOn(slimComm* comm, void* stream) {
+  (void)comm, (void)stream;
+  return false;
+}
 static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
   (void)comm, (void)name, (void)p;
   return slimSuccess;
@@ -69,7 +73,7 @@ static slimResult_t openTensor(slimTensor* t) {
   return slimSuccess;
 }
 static void closeTensor(slimTensor* t) { (void)t; }
-static slimResult_t beginStep(slimCall* call) {
+static slimResult_t noStep(slimCall* call) {
   (void)call;
   return slimSuccess;
 }
@@ -202,7 +206,9 @@ const slimDevice slimHost = {.readable = true,
                              .pause = stay,
                              .resume = stay,
                              .reported = reported,
-                             .captures = captures,
+                             .alarmed = never,
+                             .captures = never,
+                             .capturesOn = capturesOn,
                              .holds = holds,
                              .stage = stage,
                              .alloc = alloc,
@@ -212,7 +218,8 @@ const slimDevice slimHost = {.readable = true,
                              .write = copy,
                              .openTensor = openTensor,
                              .closeTensor = closeTensor,
-                             .beginStep = beginStep,
+                             .beginStep = noStep,
+                             .endStep = noStep,
                              .statistics = statistics,
                              .encode = encode,
                              .reduce = reduce,

@@ -54,13 +54,13 @@ static void* sendState(const slimTensor* t, const slimArray* a, slimPiece p) { r
 static slimResult_t encodePieces(slimCall* call, slimPiece p, float* mean, uint8_t* payload, const slimSplit* split) {
   slimTensor* t = call->tensor;
   if (!p.n) return slimSuccess;
-  const slimEncodePass pass = {.direction = &t->compressor->up,
+  const slimEncodePass pass = {.direction = &call->up,
                                .stamp = slimStampOf(t, call->comm->rank, false),
                                .type = t->type,
                                .x = slimAt(call->x, t->type, p.at),
                                .n = p.n,
                                .first = p.first,
-                               .s = sendState(t, &t->s, p),
+                               .s = t->aside ? NULL : sendState(t, &t->s, p),
                                .v = sendState(t, &t->v, p),
                                .payload = payload,
                                .stats = &call->stats,
@@ -293,6 +293,7 @@ slimResult_t slimStepStatistics(slimTensor* t) {
 static void finish(slimCall* call, bool compressed) {
   slimTensor* t = call->tensor;
   const slimPassStats* s = &call->stats;
+  t->aside = false;
   t->last = !compressed ? slimLastDense : call->x == call->y ? slimLastInPlace : slimLastCompressed;
   if (t->collective == slimCollectiveAllGather && compressed &&
       call->x == slimAt(call->y, t->type, (uint64_t)t->comm->rank * t->cut.count))
@@ -329,6 +330,9 @@ static slimResult_t check(slimCall* call, slimCallRecord* record) {
   const slimMover* mover = slimMoverOf(t);
   const slimPlan* p = &call->plan;
   call->plan = planOf(t, call);
+  call->up = t->compressor->up;
+  call->downlink = t->compressor->down;
+  if (t->aside) call->up.feedback = call->downlink.feedback = (slimFeedback){0};
   record->algorithm = t->algorithm;
   record->hash = t->hash;
   record->step = t->step;
@@ -421,8 +425,21 @@ static slimResult_t advance(slimOperation* operation, bool* done) {
     return result;
   }
   const slimPlan* p = &call->plan;
+  if (*done) SLIM_CHECK(call->comm->device->endStep(call));
   if (*done) finish(call, !(p->warmup || p->init || p->initDown || p->replace));
   return slimSuccess;
+}
+
+slimResult_t slimStepReserve(const slimCall* wanted) {
+  slimCall call = *wanted;
+  slimComm* comm = call.comm;
+  slimCallRecord record = {0};
+  const bool fresh = !call.tensor->started;
+  SLIM_CHECK(comm->device->enter(comm, call.base.stream, false));
+  const slimResult_t result = comm->device->leave(comm, check(&call, &record));
+  call.fresh = fresh;
+  if (result != slimSuccess) abandon(&call.base);
+  return result;
 }
 
 void slimStepPrepare(slimCall* call) {

@@ -67,6 +67,7 @@ struct slimCall {
                */
   char message[384];
   slimPassStats stats;
+  slimDirection up, downlink; /* the tensor's, or without feedback if its memory is left aside */
   slimBuffers send, recv, down;
   void* reals;    /* scratch: reals of a piece */
   void* elements; /* scratch: elements of a piece */
@@ -86,6 +87,10 @@ typedef struct {
 /* Makes a step of call, whose tensor, collective, x, y, count, type, op and root are set and whose other members are
  * zero: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
 void slimStepPrepare(slimCall* call);
+
+/* Allocates what a step of call's kind needs, ahead of it: where the device's memory is full, all ranks hear
+ * slimSystemError alike, and nothing has changed. */
+slimResult_t slimStepReserve(const slimCall* call);
 
 /* Brings tensor's statistics up to date where a device has kept them. */
 slimResult_t slimStepStatistics(slimTensor* tensor);

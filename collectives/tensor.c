@@ -331,11 +331,6 @@ slimResult_t slimTensorStart(slimTensor* t, slimCollective collective, slimDataT
                     slimCollectiveName((int)t->collective), t->root, (unsigned long long)count, slimTypeName(type),
                     slimCollectiveName((int)collective), root);
   }
-  if (t->comm->device->captures(t->comm))
-    return slimFail(slimInvalidUsage,
-                    "slot %u: the first call of a tensor allocates its state, which a graph cannot do: make one call "
-                    "before the capture",
-                    t->slot);
   SLIM_CHECK(slimTensorFix(t, collective, type, count, root));
   SLIM_CHECK(slimTensorAllocate(t));
   t->started = true;

@@ -61,6 +61,7 @@ typedef struct slimTensor {
     };
     slimArray arrays[slimStateArrays];
   };
+  bool aside;    /* the next call goes without its memory, which stays as it is (ef in both directions, or none) */
   double lambda; /* slimTensorSetLambda's, in place of the spec's lambda=x; 0: none */
   bool spoiled;  /* a call failed half-way: wants slimTensorReset or slimStateLoad */
 

@@ -46,9 +46,8 @@ static void* ownerState(const slimTensor* t, uint64_t k, slimPiece p) {
 
 static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t* payload) {
   const slimTensor* t = call->tensor;
-  const slimCompressor* c = t->compressor;
   const slimStamp stamp = slimStampOf(t, call->comm->rank, true);
-  slimReducePass pass = {.up = &c->up,
+  slimReducePass pass = {.up = &call->up,
                          .stamp = stamp,
                          .type = t->type,
                          .n = p.n,
@@ -57,8 +56,8 @@ static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t
                          .payloads = call->comm->payloads,
                          .weight = 1.0 / call->comm->ranks,
                          .h = slimRealAt(&t->h, t->type, slimOwnedAt(&t->cut, k)),
-                         .down = &c->down,
-                         .e = ownerState(t, k, p),
+                         .down = &call->downlink,
+                         .e = t->aside ? NULL : ownerState(t, k, p),
                          .payload = payload,
                          .factor = 1,
                          .lambda = slimCommonAt(t, p),
@@ -71,7 +70,7 @@ static slimResult_t reducePiece(slimCall* call, uint64_t k, slimPiece p, uint8_t
   pass.y = call->elements;
   SLIM_CHECK(slimReducePiece(call, &pass));
   if (compressedBytes(call, p.n)) {
-    const slimEncodePass encode = {.direction = &c->down,
+    const slimEncodePass encode = {.direction = &t->compressor->down,
                                    .stamp = stamp,
                                    .type = t->type,
                                    .x = call->elements,

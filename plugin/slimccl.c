@@ -106,15 +106,20 @@ static slimResult_t createOn(slimComm_t* comm, slimTransport* transport, const s
 #endif
 }
 
-slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport, int device,
-                                     const slimConfig_t* config) {
+slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport, int device, const slimConfig_t* config,
+                                     const slimPreloadSettings* preload) {
   slimSettings settings;
   slimResult_t result = comm ? settingsOf(config, &settings) : slimFail(slimInvalidArgument, "comm is NULL");
   if (result != slimSuccess) {
     transport->destroy(transport);
     return result;
   }
+  if (preload) {
+    settings.rules = preload->rules;
+    settings.mirrored = preload->mirrored;
+  }
   SLIM_CHECK(createOn(comm, transport, &settings, &device));
+  if (preload) (*comm)->number = preload->number;
   slimComparison comparison;
   slimComparisonPrepare(&comparison, comm);
   return slimSubmit(&comparison.base, sizeof comparison);
@@ -288,7 +293,10 @@ slimResult_t slimTensorReset(slimTensor_t tensor) {
   WITH(tensor->comm, forgetTensor(tensor));
 }
 
-static slimResult_t deviceStatistics(slimTensor* t) { WITH(t->comm, slimStepStatistics(t)); }
+static slimResult_t deviceStatistics(slimTensor* t) {
+  if (t->comm->settings.mirrored) return slimStepStatistics(t);
+  WITH(t->comm, slimStepStatistics(t));
+}
 
 slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats) {
   SLIM_CHECK(checkTensor(tensor));

@@ -40,5 +40,5 @@ slimResult_t slimCommInitNCCL(slimComm_t* comm, ncclComm_t ncclComm, const slimC
     transport->destroy(transport);
     return slimFail(slimInvalidArgument, "ncclCommCuDevice: %s", nccl.getErrorString(code));
   }
-  return slimCommInitTransportOn(comm, transport, device, config);
+  return slimCommInitTransportOn(comm, transport, device, config, NULL);
 }

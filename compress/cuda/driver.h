@@ -41,6 +41,7 @@ extern "C" {
   X(MemcpyAsync, 4000)                               \
   X(MemsetD8Async, 3020)                             \
   X(PointerGetAttribute, 4000)                       \
+  X(EventQuery, 2000)                                \
   X(EventCreate, 2000)                               \
   X(EventDestroy, 4000)                              \
   X(EventRecord, 2000)                               \

@@ -5,10 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collectives/ballot.h"
+#include "collectives/step.h"
+#include "plugin/group.h"
 #include "plugin/preload/cycle.h"
 #include "plugin/preload/log.h"
 
-enum { mostStateless = 1024 };
+/* ballotCalls: at least so many calls lie between two ballots, and between a ballot and its reading. */
+enum { mostStateless = 1024, ballotCalls = 16 };
 
 /* A tensor without state, for all calls that look alike. */
 typedef struct {
@@ -31,8 +35,18 @@ struct slimChannel {
   uint64_t numPlaces;
   stateless* bare;
   int numBare;
+  slimTensor_t* captured; /* of calls that a graph has captured: each has its own, since each replay is a step */
+  int numCaptured;
+  slimTensor_t* garbage; /* state that is void, until slimChannelSettle */
+  int numGarbage;
   uint32_t slots; /* given away so far */
   slimTensor_t denial;
+  /* Where ranks do not agree before each call: */
+  bool asynchronous;
+  enum { noBallot, ballotOfPeriods, ballotOfDenials } ballot; /* under way */
+  uint64_t ballotAt;                                          /* the call that it was cast before */
+  uint32_t denials;                                           /* by this rank, since the last one */
+  bool full;                                                  /* there was no room for some state */
   slimPlainSum plain;
   void* context; /* of plain */
   measurement* measurements;
@@ -52,11 +66,23 @@ void slimCountForwarded(slimReason reason) { __atomic_add_fetch(&forwarded[reaso
 
 /* ---- Tensors ---------------------------------------------------------------------------------------------------- */
 
+static uint64_t numTensors(const slimChannel* c) {
+  return c->numPlaces + (uint64_t)c->numBare + (uint64_t)c->numCaptured;
+}
+/* The i-th of them, and its place: −1 without state, −2 in a graph. NULL: an empty place. */
+static slimTensor_t tensorAt(const slimChannel* c, uint64_t i, int64_t* place) {
+  if (i < c->numPlaces) return *place = (int64_t)i, c->places[i];
+  i -= c->numPlaces;
+  if (i < (uint64_t)c->numBare) return *place = -1, c->bare[i].tensor;
+  return *place = -2, c->captured[i - (uint64_t)c->numBare];
+}
+
 /* What c's tensors did, before they go. */
 static void keepTotals(slimChannel* c) {
   slimTensorStats_t one = {.size = sizeof one};
-  for (uint64_t i = 0; i < c->numPlaces + (uint64_t)c->numBare; i++) {
-    slimTensor_t tensor = i < c->numPlaces ? c->places[i] : c->bare[i - c->numPlaces].tensor;
+  int64_t place;
+  for (uint64_t i = 0; i < numTensors(c); i++) {
+    slimTensor_t tensor = tensorAt(c, i, &place);
     if (!tensor || slimTensorGetStats(tensor, &one) != slimSuccess) continue;
     pthread_mutex_lock(&lock);
     gone.calls += one.calls;
@@ -66,15 +92,43 @@ static void keepTotals(slimChannel* c) {
   }
 }
 
-static void dropState(slimChannel* c) {
+/* Appends tensor to a list of n. */
+static slimResult_t append(slimTensor_t** list, int* n, slimTensor_t tensor) {
+  slimTensor_t* grown = realloc(*list, (size_t)(*n + 1) * sizeof(slimTensor_t));
+  if (!grown) return slimFail(slimSystemError, "no memory for a tensor");
+  *list = grown;
+  grown[(*n)++] = tensor;
+  return slimSuccess;
+}
+
+/* All state is void. Calls that are kept for the end of a group may still need the tensors. What graphs have captured
+ * is theirs. */
+static slimResult_t dropState(slimChannel* c) {
+  const int captured = c->numCaptured;
+  slimResult_t result = slimSuccess;
+  int64_t place;
+  c->numCaptured = 0;
   keepTotals(c);
-  for (uint64_t i = 0; i < c->numPlaces; i++) slimTensorDestroy(c->places[i]);
+  for (uint64_t i = 0; i < numTensors(c) && result == slimSuccess; i++) {
+    const slimTensor_t tensor = tensorAt(c, i, &place);
+    if (tensor) result = append(&c->garbage, &c->numGarbage, tensor);
+  }
   free(c->places);
   c->places = NULL;
   c->numPlaces = 0;
-  for (int i = 0; i < c->numBare; i++) slimTensorDestroy(c->bare[i].tensor);
   c->numBare = 0;
+  c->numCaptured = captured;
+  c->full = false;
+  return result;
 }
+
+void slimChannelSettle(slimChannel* c) {
+  for (int i = 0; i < c->numGarbage; i++) slimTensorDestroy(c->garbage[i]);
+  c->numGarbage = 0;
+}
+
+bool slimChannelIsBusy(const slimChannel* c) { return c->asynchronous && c->comm->device->busy(c->comm); }
+bool slimChannelIsAlarmed(const slimChannel* c) { return c->comm->device->alarmed(c->comm); }
 
 slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnvironment* e, uint64_t order,
                                const char* name, slimPlainSum plain, void* context) {
@@ -90,6 +144,7 @@ slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnv
   c->cycle.given = e->cycle;
   c->plain = plain;
   c->context = context;
+  c->asynchronous = !comm->device->readable;
   pthread_mutex_lock(&lock);
   c->next = channels;
   channels = c;
@@ -109,6 +164,8 @@ void slimChannelDestroy(slimChannel* c) {
   keepTotals(c);
   free(c->places);
   free(c->bare);
+  free(c->captured);
+  free(c->garbage);
   free(c->measurements);
   slimCommDestroy(c->comm); /* with its tensors */
   free(c);
@@ -122,6 +179,35 @@ static const char* specOf(const slimChannelCall* call, int part) {
   return call->action->spec[part | (both ? 0 : slimSpecOneWay)];
 }
 
+/* Whether the device has room for tensor's state: the same on all ranks. Where it has not, the tensor is gone. */
+static slimResult_t reserve(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
+  const slimPolicyCall* p = &call->call;
+  if (!c->asynchronous) return slimSuccess;
+  slimCall step = {
+      .base = {.stream = call->stream},
+      .tensor = *tensor,
+      .collective = p->collective,
+      .x = call->send,
+      .y = call->recv,
+      .count = call->count,
+      .type = p->type,
+      .op = p->op,
+      .root = p->collective == slimCollectiveBroadcast || p->collective == slimCollectiveReduce ? call->root : -1};
+  slimStepPrepare(&step);
+  const slimResult_t result = slimStepReserve(&step);
+  if (result != slimSystemError) return result;
+  if (!c->full)
+    slimLog(slimLogWarn,
+            "communicator %s: %s: compressing without feedback, or not at all where the codec is biased. Set a larger "
+            "SLIM_STATE_BYTES",
+            c->name, slimGetLastError());
+  c->full = true;
+  slimTensorDestroy(*tensor);
+  *tensor = NULL;
+  return slimSuccess;
+}
+
+/* *tensor NULL: there is no room. */
 static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint64_t key, slimTensor_t* tensor) {
   for (int i = 0; i < c->numBare; i++)
     if (c->bare[i].key == key) return *tensor = c->bare[i].tensor, slimSuccess;
@@ -132,10 +218,18 @@ static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint
   c->bare = grown;
   SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecStateless), c->slots));
   c->slots++;
+  SLIM_CHECK(reserve(c, call, tensor));
   c->bare[c->numBare++] = (stateless){key, *tensor};
   return slimSuccess;
 }
 
+static slimResult_t statefulTensor(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
+  SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecFull), c->slots));
+  c->slots++;
+  return reserve(c, call, tensor);
+}
+
+/* *tensor NULL: there is no room. */
 static slimResult_t placeTensor(slimChannel* c, const slimChannelCall* call, uint64_t place, slimTensor_t* tensor) {
   if (place >= c->numPlaces) {
     slimTensor_t* grown = realloc(c->places, (place + 1) * sizeof *grown);
@@ -144,12 +238,14 @@ static slimResult_t placeTensor(slimChannel* c, const slimChannelCall* call, uin
     c->places = grown;
     c->numPlaces = place + 1;
   }
-  if (!c->places[place]) {
-    SLIM_CHECK(slimTensorCreate(&c->places[place], c->comm, specOf(call, slimSpecFull), c->slots));
-    c->slots++;
-  }
+  if (!c->places[place]) SLIM_CHECK(statefulTensor(c, call, &c->places[place]));
   *tensor = c->places[place];
   return slimSuccess;
+}
+
+static slimResult_t capturedTensor(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
+  SLIM_CHECK(statefulTensor(c, call, tensor));
+  return *tensor ? append(&c->captured, &c->numCaptured, *tensor) : slimSuccess;
 }
 
 /* ---- Calls ------------------------------------------------------------------------------------------------------ */
@@ -167,15 +263,15 @@ static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_
   const slimPolicyCall* p = &call->call;
   switch (p->collective) {
     case slimCollectiveAllReduce:
-      return slimAllReduce(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, NULL);
+      return slimAllReduce(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, call->stream);
     case slimCollectiveReduceScatter:
-      return slimReduceScatter(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, NULL);
+      return slimReduceScatter(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, call->stream);
     case slimCollectiveReduce:
-      return slimReduce(call->send, call->recv, call->count, p->type, p->op, call->root, tensor, c->comm, NULL);
+      return slimReduce(call->send, call->recv, call->count, p->type, p->op, call->root, tensor, c->comm, call->stream);
     case slimCollectiveBroadcast:
-      return slimBroadcast(call->send, call->recv, call->count, p->type, call->root, tensor, c->comm, NULL);
+      return slimBroadcast(call->send, call->recv, call->count, p->type, call->root, tensor, c->comm, call->stream);
     case slimCollectiveAllGather:
-      return slimAllGather(call->send, call->recv, call->count, p->type, tensor, c->comm, NULL);
+      return slimAllGather(call->send, call->recv, call->count, p->type, tensor, c->comm, call->stream);
   }
   return slimFail(slimInternalError, "collective %d", (int)p->collective);
 }
@@ -252,12 +348,126 @@ static slimResult_t deny(slimChannel* c, slimTensor_t* tensor) {
   return slimTensorReset(c->denial);
 }
 
+/* What ranks were asked some calls ago. */
+static slimResult_t readBallot(slimChannel* c) {
+  uint32_t least, most;
+  const int asked = c->ballot;
+  c->ballot = noBallot;
+  SLIM_CHECK(slimBallotRead(c->comm, &least, &most));
+  if (asked == ballotOfPeriods && least == most && least > 0 && !c->cycle.period) {
+    slimCycleCommit(&c->cycle, least);
+    slimLog(slimLogInfo, "communicator %s: its calls repeat every %u: error feedback starts", c->name, least);
+  } else if (asked == ballotOfDenials && most > 0 && c->cycle.byAddress) {
+    slimCycleBreak(&c->cycle);
+    SLIM_CHECK(dropState(c));
+    sayBroken(c);
+  }
+  return slimSuccess;
+}
+
+/* Ranks exchange what they alone see, without waiting: first the periods that they propose; in a known cycle whether
+ * their buffers were the cycle's. All at the same numbers of calls. */
+static slimResult_t consult(slimChannel* c, const slimChannelCall* call) {
+  slimCycle* cycle = &c->cycle;
+  slimBallot ballot;
+  const bool rest = cycle->period && cycle->byAddress && (cycle->at == 0 || cycle->at == cycle->period);
+  const bool due = slimCycleDue(cycle);
+  if (c->ballot != noBallot && c->calls >= c->ballotAt + ballotCalls) SLIM_CHECK(readBallot(c));
+  if (c->ballot != noBallot || !(due || (rest && c->calls >= c->ballotAt + ballotCalls))) return slimSuccess;
+  slimBallotPrepare(&ballot, c->comm, call->stream, due ? (uint32_t)slimCyclePropose(cycle) : c->denials);
+  c->ballot = due ? ballotOfPeriods : ballotOfDenials;
+  c->ballotAt = c->calls;
+  c->denials = 0;
+  return slimSubmit(&ballot.base, sizeof ballot);
+}
+
+/* Another buffer than the cycle's, as this rank sees it. Its error is not this tensor's: ef's memory stays aside. A
+ * shift is what the receivers hold too, so it cannot. */
+static void leaveAside(slimChannel* c, slimTensor_t tensor) {
+  const slimCompressor* k = tensor->compressor;
+  slimCycleAccept(&c->cycle);
+  c->denials++;
+  tensor->aside = !k->up.feedback.shifts && !k->down.feedback.shifts;
+}
+
+static slimResult_t runBare(slimChannel* c, const slimChannelCall* call, uint64_t key, bool* plain,
+                            slimReason* reason) {
+  slimTensor_t tensor;
+  if (call->action->memory && call->action->biased) {
+    *plain = true;
+    *reason = slimReasonLearning;
+    return slimSuccess;
+  }
+  SLIM_CHECK(bareTensor(c, call, key, &tensor));
+  if (!tensor) {
+    *plain = true;
+    *reason = slimReasonRoom;
+    return slimSuccess;
+  }
+  const slimResult_t result = run(c, call, tensor);
+  if (result != slimInvalidUsage || c->asynchronous) return result;
+  slimLog(slimLogWarn, "communicator %s: %s: handed on uncompressed", c->name, slimGetLastError());
+  *plain = true;
+  *reason = slimReasonDiffer;
+  return slimSuccess;
+}
+
+/* Without agreement before each call. */
+static slimResult_t runAsynchronously(slimChannel* c, const slimChannelCall* call, uint64_t key, bool* plain,
+                                      slimReason* reason) {
+  slimTensor_t tensor = NULL;
+  if (!call->action->memory) return runBare(c, call, key, plain, reason);
+  if (c->comm->device->capturesOn(c->comm, call->stream)) {
+    SLIM_CHECK(capturedTensor(c, call, &tensor));
+    return tensor ? run(c, call, tensor) : runBare(c, call, key, plain, reason);
+  }
+  SLIM_CHECK(consult(c, call));
+  const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};
+  uint64_t position;
+  const slimCycleVerdict verdict =
+      slimCycleNext(&c->cycle, place, __atomic_load_n(&marks, __ATOMIC_RELAXED), &position);
+  if (verdict == slimCycleBroken) {
+    SLIM_CHECK(dropState(c));
+    sayBroken(c);
+  }
+  if (verdict == slimCycleKnown || verdict == slimCycleDenied) SLIM_CHECK(placeTensor(c, call, position, &tensor));
+  if (verdict == slimCycleDenied && tensor) leaveAside(c, tensor);
+  return tensor ? run(c, call, tensor) : runBare(c, call, key, plain, reason);
+}
+
+/* Ranks compare each call before they make it: where they disagree, it has not been made. */
+static slimResult_t runAgreed(slimChannel* c, const slimChannelCall* call, uint64_t key, bool* plain,
+                              slimReason* reason) {
+  slimTensor_t tensor = NULL;
+  if (!call->action->memory) return runBare(c, call, key, plain, reason);
+  if (slimCycleDue(&c->cycle)) SLIM_CHECK(learn(c));
+  const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};
+  const uint64_t steps = __atomic_load_n(&marks, __ATOMIC_RELAXED);
+  uint64_t position;
+  slimCycleVerdict verdict = slimCycleNext(&c->cycle, place, steps, &position);
+  if (verdict == slimCycleKnown)
+    SLIM_CHECK(placeTensor(c, call, position, &tensor));
+  else if (verdict == slimCycleDenied)
+    SLIM_CHECK(deny(c, &tensor));
+  if (tensor) {
+    const slimResult_t result = run(c, call, tensor);
+    if (result != slimInvalidUsage) return result;
+    slimLog(slimLogTrace, "communicator %s: %s", c->name, slimGetLastError());
+    slimCycleBreak(&c->cycle);
+    slimCycleNext(&c->cycle, place, steps, &position);
+  }
+  if (tensor || verdict == slimCycleBroken) {
+    SLIM_CHECK(dropState(c));
+    sayBroken(c);
+  }
+  return runBare(c, call, key, plain, reason);
+}
+
 slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* plain, slimReason* reason) {
   const uint64_t key = keyOf(call);
-  slimTensor_t tensor = NULL;
   *plain = false;
   c->calls++;
-  if (call->action->measured) {
+  if (call->action->measured && c->plain) {
     bool yes = false;
     SLIM_CHECK(worthwhile(c, call, &yes));
     if (!yes) {
@@ -266,40 +476,10 @@ slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* p
       return slimSuccess;
     }
   }
-  if (call->action->memory) {
-    if (slimCycleDue(&c->cycle)) SLIM_CHECK(learn(c));
-    const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};
-    const uint64_t steps = __atomic_load_n(&marks, __ATOMIC_RELAXED);
-    uint64_t position;
-    slimCycleVerdict verdict = slimCycleNext(&c->cycle, place, steps, &position);
-    if (verdict == slimCycleKnown)
-      SLIM_CHECK(placeTensor(c, call, position, &tensor));
-    else if (verdict == slimCycleDenied)
-      SLIM_CHECK(deny(c, &tensor));
-    if (tensor) {
-      const slimResult_t result = run(c, call, tensor);
-      if (result != slimInvalidUsage) return result;
-      slimLog(slimLogTrace, "communicator %s: %s", c->name, slimGetLastError());
-      slimCycleBreak(&c->cycle);
-      slimCycleNext(&c->cycle, place, steps, &position);
-    }
-    if (tensor || verdict == slimCycleBroken) {
-      dropState(c);
-      sayBroken(c);
-    }
-    if (call->action->biased) {
-      *plain = true;
-      *reason = slimReasonLearning;
-      return slimSuccess;
-    }
-  }
-  SLIM_CHECK(bareTensor(c, call, key, &tensor));
-  const slimResult_t result = run(c, call, tensor);
-  if (result != slimInvalidUsage) return result;
-  slimLog(slimLogWarn, "communicator %s: %s: handed on uncompressed", c->name, slimGetLastError());
-  *plain = true;
-  *reason = slimReasonDiffer;
-  return slimSuccess;
+  if (c->asynchronous) return runAsynchronously(c, call, key, plain, reason);
+  const slimResult_t result = runAgreed(c, call, key, plain, reason);
+  slimChannelSettle(c);
+  return result;
 }
 
 /* ---- Statistics ------------------------------------------------------------------------------------------------- */
@@ -310,11 +490,10 @@ void slimChannelsVisit(const slimVisitor* visitor, void* context) {
   for (slimChannel* c = channels; c; c = c->next) {
     slimChannelRow row = {c->name, c->order, c->calls, c->cycle.period, 0, NULL, {.size = sizeof row.stats}};
     visitor->channel(context, &row);
-    for (uint64_t i = 0; i < c->numPlaces + (uint64_t)c->numBare; i++) {
-      slimTensor_t tensor = i < c->numPlaces ? c->places[i] : c->bare[i - c->numPlaces].tensor;
+    for (uint64_t i = 0; i < numTensors(c); i++) {
+      slimTensor_t tensor = tensorAt(c, i, &row.place);
       if (!tensor || slimTensorGetStats(tensor, &row.stats) != slimSuccess || !row.stats.calls) continue;
       row.spec = slimTensorSpec(tensor);
-      row.place = i < c->numPlaces ? (int64_t)i : -1;
       totals.calls += row.stats.calls;
       totals.plainBytes += row.stats.plainBytes;
       totals.wireBytes += row.stats.wireBytes;

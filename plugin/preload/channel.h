@@ -20,17 +20,26 @@ typedef struct {
   void* recv;
   size_t count; /* as the slim… function takes it */
   int root;     /* broadcast, reduce */
+  slimStream_t stream;
 } slimChannelCall;
 
-/* Takes comm over, also on error. plain: what auto compares with. */
+/* Takes comm over, also on error. plain: what auto compares with; NULL: auto compresses always. */
 slimResult_t slimChannelCreate(slimChannel** channel, slimComm_t comm, const slimEnvironment* environment,
                                uint64_t order, const char* name, slimPlainSum plain, void* context);
 void slimChannelDestroy(slimChannel* channel);
 uint64_t slimChannelOrder(const slimChannel* channel);
 
 /* Runs the call, or (*plain) leaves it to the caller, on all ranks alike and with no buffer changed: *reason says why.
- * On error the call has failed for good. */
+ * On error the call has failed for good. Inside slimGroupStart and slimGroupEnd what it runs is kept until the end;
+ * then slimChannelSettle must follow. */
 slimResult_t slimChannelRun(slimChannel* channel, const slimChannelCall* call, bool* plain, slimReason* reason);
+
+/* Frees what the calls so far have left behind. */
+void slimChannelSettle(slimChannel* channel);
+/* Calls may not have ended on the device: it must not be destroyed yet. */
+bool slimChannelIsBusy(const slimChannel* channel);
+/* Kernels of earlier calls found something wrong: the next call will say what. From any thread. */
+bool slimChannelIsAlarmed(const slimChannel* channel);
 
 /* The same call uncompressed, for callers that cannot take it back. */
 slimResult_t slimChannelRunPlain(slimChannel* channel, const slimChannelCall* call);
@@ -47,7 +56,7 @@ void slimCountForwarded(slimReason reason);
 typedef struct {
   const char* name;
   uint64_t order, calls, period; /* of the channel */
-  int64_t place;                 /* of the tensor in the cycle; -1: without state */
+  int64_t place;                 /* of the tensor in the cycle; -1: without state, -2: in a graph */
   const char* spec;
   slimTensorStats_t stats;
 } slimChannelRow;

@@ -23,6 +23,8 @@ void slimCycleCommit(slimCycle* c, uint64_t period) {
   c->byAddress = true;
 }
 
+void slimCycleAccept(slimCycle* c) { c->at++; }
+
 bool slimCycleDue(const slimCycle* c) {
   if (c->period || c->given || c->marks || c->breaks >= SLIM_CYCLE_BREAKS) return false;
   uint64_t n = 64;
@@ -59,6 +61,7 @@ static slimCycleVerdict follow(slimCycle* c, slimCycleCall call, uint64_t* posit
     slimCycleBreak(c);
     return slimCycleBroken;
   } else if (c->byAddress && c->call[c->at].address != call.address) {
+    *position = c->at;
     return slimCycleDenied;
   }
   *position = c->at++;

@@ -35,11 +35,15 @@ typedef enum {
   slimCycleUnknown, /* no state for this call */
   slimCycleKnown,   /* its place is *position */
   slimCycleBroken,  /* on all ranks alike: all state is void now; this call has none */
-  slimCycleDenied   /* on this rank only: another buffer than in the cycle; if ranks agree, call slimCycleBreak */
+  slimCycleDenied   /* on this rank only: another buffer than in the cycle, at *position; then slimCycleAccept, or, if
+                       ranks agree on it, slimCycleBreak */
 } slimCycleVerdict;
 
 /* The place of the next call. marks: slimMarkStep calls of the program so far. */
 slimCycleVerdict slimCycleNext(slimCycle* cycle, slimCycleCall call, uint64_t marks, uint64_t* position);
+
+/* The call denied last takes its place in the cycle all the same. */
+void slimCycleAccept(slimCycle* cycle);
 
 /* Before a call, at numbers that are the same on all ranks (64, 256, 1024, … calls): ranks should compare what they
  * propose, and commit it where all are equal and above 0. */

@@ -4,18 +4,15 @@
 #include <mpi.h>
 
 #include <dlfcn.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "plugin/preload/channel.h"
-#include "plugin/preload/environment.h"
 #include "plugin/preload/log.h"
 #include "plugin/preload/queue.h"
-#include "plugin/preload/report.h"
+#include "plugin/preload/session.h"
 #include "plugin/slimccl_mpi.h"
 
 #define SLIM_EXPORT __attribute__((visibility("default")))
@@ -30,22 +27,10 @@ static struct {
   atomic_ullong seen; /* communicators */
   bool threads;       /* MPI_THREAD_MULTIPLE is given, on all ranks */
 } job = {.keyval = MPI_KEYVAL_INVALID};
-static volatile sig_atomic_t reportWanted;
 
 /* ---- Begin and end ---------------------------------------------------------------------------------------------- */
 
-static void onSignal(int signal) {
-  (void)signal;
-  reportWanted = 1;
-}
-
-static void report(void) {
-  const char* stats = job.environment.stats;
-  const bool own = strstr(stats, "%p") || strstr(stats, "%h"); /* each process writes a file */
-  char who[64];
-  snprintf(who, sizeof who, "rank %d of %d", job.rank, job.ranks);
-  if (job.rank == 0 || own) slimReport(stats, who);
-}
+static void report(void) { slimSessionReport(&job.environment, job.rank, job.ranks); }
 
 /* What is tied to a communicator of the program. */
 typedef struct {
@@ -91,23 +76,12 @@ static void start(void) {
   PMPI_Comm_size(MPI_COMM_WORLD, &job.ranks);
   PMPI_Comm_group(MPI_COMM_WORLD, &job.group);
   slimEnvironment* e = &job.environment;
-  slimResult_t result = slimEnvironmentRead(e, environ);
-  if (result == slimSuccess) {
-    slimLogOpen((slimLogLevel)e->debug, e->debugFile);
-    result = slimPolicyCreate(&job.policy, e);
-  } else {
-    *e = (slimEnvironment){.stats = ""};
-  }
-  if (result != slimSuccess) slimLog(slimLogWarn, "%s. SlimCCL is off", slimGetLastError());
-  char name[64];
-  const char* nearest;
-  for (int i = 0; job.rank == 0 && (nearest = slimEnvironmentUnknown(environ, i, name)); i++)
-    slimLog(slimLogWarn, "%s is no variable of SlimCCL: did you mean %s?", name, nearest);
-  job.on = agree(result == slimSuccess ? slimPolicyHash(job.policy) | 1 : 0) && !e->disable;
+  const bool good = slimSessionOpen(e, &job.policy);
+  if (job.rank == 0) slimSessionSayUnknown();
+  job.on = agree(good ? slimPolicyHash(job.policy) | 1 : 0) && !e->disable;
   if (!job.on) return;
   PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &job.keyval, NULL);
-  struct sigaction before;
-  if (*e->stats && sigaction(SIGUSR1, NULL, &before) == 0 && before.sa_handler == SIG_DFL) signal(SIGUSR1, onSignal);
+  slimSessionWatch(e);
   int level = MPI_THREAD_SINGLE;
   PMPI_Query_thread(&level);
   PMPI_Allreduce(MPI_IN_PLACE, &level, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
@@ -215,10 +189,7 @@ static bool untouched(slimReason reason) {
  * may wait for each other here. */
 static bool decide(const mpiCall* m, bool blocking, slimChannelCall* call, tie** to) {
   if (!job.on) return false;
-  if (reportWanted) {
-    reportWanted = 0;
-    report();
-  }
+  if (slimSessionAsked()) report();
   int inter = 0;
   *call = (slimChannelCall){.call = {.collective = m->collective, .op = slimSum},
                             .send = m->send,

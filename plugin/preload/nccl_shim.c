@@ -213,6 +213,9 @@ static const slimNccl* functions(char* why, size_t size) {
   if (!table->member) return free(table), snprintf(why, size, "this NCCL has no nccl%s", #function), NULL;
   SLIM_NCCL_CALLS(FIND)
 #undef FIND
+#define FIND_NEWER(member, function) table->member = (__typeof__(table->member))lookUp(#function, NULL);
+  SLIM_NCCL_NEWER_CALLS(FIND_NEWER)
+#undef FIND_NEWER
   if (atomic_compare_exchange_strong(&all, &first, table)) return table;
   free(table);
   return first;

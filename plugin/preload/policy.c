@@ -292,3 +292,11 @@ const slimPolicyAction* slimPolicyFind(const slimPolicy* policy, const slimPolic
   }
   return NULL;
 }
+
+bool slimPolicyConcerns(const slimPolicy* policy, const slimPolicyCall* call) {
+  for (const rule* r = policy->rules; r < policy->rules + policy->n && call->ranks > 1; r++)
+    if (r->action.spec[0] && in(r->ranks, (uint64_t)call->ranks) && in(r->order, call->order) &&
+        (!r->name || !fnmatch(r->name, call->name, 0)) && (!r->everyone || call->whole))
+      return true;
+  return false;
+}

@@ -34,6 +34,7 @@ typedef struct {
   X(Off, "a rule says off")                                                      \
   X(Auto, "plain is as fast, as auto measured")                                  \
   X(Learning, "its codec is biased, and the cycle is not known yet")             \
+  X(Room, "no room for it in SLIM_STATE_BYTES")                                  \
   X(Thread, "nonblocking, and MPI_THREAD_MULTIPLE is not given")                 \
   X(Shape, "not supported in this form")                                         \
   X(Differ, "ranks or settings differ")                                          \
@@ -58,6 +59,8 @@ slimResult_t slimPolicyCreate(slimPolicy** policy, const slimEnvironment* enviro
 void slimPolicyDestroy(slimPolicy* policy);
 /* The first rule that matches, or NULL and the reason. */
 const slimPolicyAction* slimPolicyFind(const slimPolicy* policy, const slimPolicyCall* call, slimReason* reason);
+/* Some rule compresses calls on such a communicator; call: as far as it is known of all of them. */
+bool slimPolicyConcerns(const slimPolicy* policy, const slimPolicyCall* call);
 /* Some rule looks at the call's order. */
 bool slimPolicyUsesOrder(const slimPolicy* policy);
 /* Of everything that ranks must have alike: rules and settings. */

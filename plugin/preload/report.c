@@ -20,6 +20,7 @@ static void tableChannel(void* context, const slimChannelRow* r) {
 static void tableTensor(void* context, const slimChannelRow* r) {
   char place[32] = "-";
   if (r->place >= 0) snprintf(place, sizeof place, "%lld", (long long)r->place);
+  if (r->place == -2) snprintf(place, sizeof place, "graph");
   fprintf(context, "SlimCCL   %8s %8llu %12llu %9.1f %9.3f %10llu  %s\n", place, (unsigned long long)r->stats.calls,
           (unsigned long long)(r->stats.calls ? r->stats.elements / r->stats.calls : 0),
           ratio(r->stats.plainBytes, r->stats.wireBytes), r->stats.relativeError,

@@ -1,0 +1,441 @@
+/* The core behind the NCCL shim (nccl_core.h): which calls are compressed, and how; docs/preload.md. */
+#include "plugin/preload/nccl_core.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plugin/preload/channel.h"
+#include "plugin/preload/log.h"
+#include "plugin/preload/session.h"
+#include "plugin/slimccl_transport.h"
+
+enum { minimalBytes = 1 << 20 }; /* for comparing settings only */
+
+/* What goes with a communicator of the program. Looked up by its handle, and counted: another thread may destroy it
+ * while a call is under way. */
+typedef struct entry {
+  struct entry* next;
+  ncclComm_t comm;
+  slimChannel* channel; /* NULL: plain */
+  int ranks, users;
+  bool whole;
+  uint64_t order;
+  char name[128];
+} entry;
+
+static struct {
+  slimNccl nccl;
+  slimEnvironment environment;
+  slimPolicy* policy;   /* NULL: all calls stay plain */
+  int jobRanks;         /* 0: unknown */
+  int rank, ranks;      /* in the first communicator */
+  pthread_mutex_t lock; /* of the lists, and of users */
+  entry *entries, *graves;
+  uint64_t seen; /* communicators */
+} job = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static ncclResult_t ncclOf(slimResult_t result) {
+  switch (result) {
+    case slimSuccess:
+      return ncclSuccess;
+    case slimUnhandledCudaError:
+      return ncclUnhandledCudaError;
+    case slimSystemError:
+      return ncclSystemError;
+    case slimInvalidArgument:
+      return ncclInvalidArgument;
+    case slimRemoteError:
+      return ncclRemoteError;
+    default: /* invalid usage here is what kernels found wrong */
+      return ncclInternalError;
+  }
+}
+
+static ncclResult_t answer(slimResult_t result) {
+  if (result != slimSuccess) slimLog(slimLogWarn, "%s", slimGetLastError());
+  return ncclOf(result);
+}
+
+/* ---- Communicators ---------------------------------------------------------------------------------------------- */
+
+static entry* take(ncclComm_t comm) {
+  pthread_mutex_lock(&job.lock);
+  entry* e = job.entries;
+  while (e && e->comm != comm) e = e->next;
+  if (e) e->users++;
+  pthread_mutex_unlock(&job.lock);
+  return e;
+}
+
+static void giveBack(entry* e) {
+  pthread_mutex_lock(&job.lock);
+  e->users--;
+  pthread_mutex_unlock(&job.lock);
+}
+
+/* Frees those that are gone, and that neither a thread nor the device uses any more. */
+static void sweep(void) {
+  entry* free_ = NULL;
+  pthread_mutex_lock(&job.lock);
+  for (entry** at = &job.graves; *at;) {
+    entry* e = *at;
+    if (e->users || (e->channel && slimChannelIsBusy(e->channel))) {
+      at = &e->next;
+      continue;
+    }
+    *at = e->next;
+    e->next = free_;
+    free_ = e;
+  }
+  pthread_mutex_unlock(&job.lock);
+  while (free_) {
+    entry* next = free_->next;
+    slimChannelDestroy(free_->channel);
+    free(free_);
+    free_ = next;
+  }
+}
+
+static void gone(ncclComm_t comm) {
+  pthread_mutex_lock(&job.lock);
+  for (entry** at = &job.entries; *at; at = &(*at)->next) {
+    entry* e = *at;
+    if (e->comm != comm) continue;
+    *at = e->next;
+    e->next = job.graves;
+    job.graves = e;
+    break;
+  }
+  pthread_mutex_unlock(&job.lock);
+}
+
+/* What the rules say of its kind of communicator. */
+static slimPolicyCall kindOf(const entry* e) {
+  return (slimPolicyCall){.ranks = e->ranks, .whole = e->whole, .order = e->order, .name = e->name};
+}
+
+static bool concerns(const entry* e) {
+  const slimPolicyCall kind = kindOf(e);
+  return job.policy && slimPolicyConcerns(job.policy, &kind);
+}
+
+/* Settings that all ranks must have alike. 0: this rank's are wrong. */
+static uint64_t rules(void) {
+  return job.policy ? (slimPolicyHash(job.policy) ^ (uint64_t)job.jobRanks * 0x9E3779B97F4A7C15u) | 1 : 0;
+}
+
+/* In a group: *comm is there, and compared, after its end. */
+static slimResult_t compare(entry* e, slimComm_t* comm) {
+  slimTransport* transport;
+  int device;
+  slimConfig_t config = SLIM_CONFIG_INITIALIZER;
+  config.seed = job.environment.seed;
+  config.timeout = job.environment.timeout;
+  config.deviceBytes = concerns(e) ? job.environment.stateBytes : minimalBytes;
+  const slimPreloadSettings preload = {.rules = rules(), .number = job.seen, .mirrored = *job.environment.stats};
+  SLIM_CHECK(slimNcclTransport(&transport, e->comm, &job.nccl));
+  const ncclResult_t code = job.nccl.commCuDevice(e->comm, &device);
+  if (code != ncclSuccess) {
+    transport->destroy(transport);
+    return slimFail(slimSystemError, "ncclCommCuDevice: %s", job.nccl.getErrorString(code));
+  }
+  return slimCommInitTransportOn(comm, transport, device, &config, &preload);
+}
+
+/* All ranks have the same settings. */
+static void open(entry* e, slimComm_t comm) {
+  e->order = comm->number;
+  if (job.seen <= e->order) job.seen = e->order + 1;
+  char label[sizeof e->name];
+  snprintf(label, sizeof label, "%s", e->name);
+  if (!*label) snprintf(label, sizeof label, "%llu", (unsigned long long)e->order);
+  if (!concerns(e)) {
+    slimLog(slimLogInfo,
+            "communicator %s of %d ranks stays plain: no rule is for it. In SLIM_POLICY: \"ranks=%d -> SPEC\"", label,
+            e->ranks, e->ranks);
+    slimCommDestroy(comm);
+  } else if (slimChannelCreate(&e->channel, comm, &job.environment, e->order, label, NULL, NULL) != slimSuccess) {
+    slimLog(slimLogWarn, "communicator %s stays plain: %s", label, slimGetLastError());
+    e->channel = NULL;
+  }
+}
+
+static entry* add(const slimNcclMade* made) {
+  entry* e = calloc(1, sizeof *e);
+  int rank = 0;
+  if (!e) return NULL;
+  e->comm = made->comm;
+  snprintf(e->name, sizeof e->name, "%s", made->name);
+  if (!made->blocking || job.nccl.commCount(e->comm, &e->ranks) != ncclSuccess ||
+      job.nccl.commUserRank(e->comm, &rank) != ncclSuccess) {
+    free(e);
+    return NULL;
+  }
+  if (!job.ranks) job.ranks = e->ranks, job.rank = rank;
+  e->whole = job.jobRanks ? e->ranks == job.jobRanks : made->all;
+  return e;
+}
+
+static void made(const slimNcclMade* list, int n) {
+  sweep();
+  entry** entries = calloc((size_t)n, sizeof(entry*));
+  slimComm_t* comms = calloc((size_t)n, sizeof *comms);
+  if (!entries || !comms) {
+    slimLog(slimLogWarn, "no memory for %d communicators, which stay plain; the other ranks will wait in vain", n);
+    free(entries);
+    free(comms);
+    return;
+  }
+  slimGroupStart();
+  for (int i = 0; i < n; i++) {
+    entries[i] = add(&list[i]);
+    if (!entries[i]) {
+      slimLog(slimLogInfo, "a communicator that is not blocking stays plain");
+    } else if (entries[i]->ranks > 1 && compare(entries[i], &comms[i]) != slimSuccess) {
+      comms[i] = NULL;
+      slimLog(slimLogWarn, "communicator %s stays plain: %s", entries[i]->name, slimGetLastError());
+    }
+  }
+  if (slimGroupEnd() != slimSuccess) slimLog(slimLogWarn, "%s. The communicator stays plain", slimGetLastError());
+  for (int i = 0; i < n; i++) {
+    if (!entries[i]) continue;
+    if (comms[i]) open(entries[i], comms[i]);
+    pthread_mutex_lock(&job.lock);
+    entries[i]->next = job.entries;
+    job.entries = entries[i];
+    pthread_mutex_unlock(&job.lock);
+  }
+  free(entries);
+  free(comms);
+}
+
+static void asyncError(ncclComm_t comm, ncclResult_t* error) {
+  entry* e = take(comm);
+  if (!e) return;
+  if (*error == ncclSuccess && e->channel && slimChannelIsAlarmed(e->channel)) *error = ncclInternalError;
+  giveBack(e);
+}
+
+/* ---- Calls ------------------------------------------------------------------------------------------------------ */
+
+typedef struct deferred {
+  struct deferred* next;
+  entry* to;
+  slimChannelCall call;
+  slimNcclCall nccl;
+} deferred;
+
+static _Thread_local struct { deferred *first, **end; } group;
+
+static bool untouched(slimReason reason) {
+  slimCountForwarded(reason);
+  return false;
+}
+
+static slimCollective collectiveOf(slimNcclCollective c) {
+  switch (c) {
+    case slimNcclAllReduce:
+      return slimCollectiveAllReduce;
+    case slimNcclReduceScatter:
+      return slimCollectiveReduceScatter;
+    case slimNcclAllGather:
+      return slimCollectiveAllGather;
+    case slimNcclBroadcast:
+      return slimCollectiveBroadcast;
+    case slimNcclReduce:
+      break;
+  }
+  return slimCollectiveReduce;
+}
+
+/* On all ranks alike: nothing here looks at a buffer. */
+static bool decide(const slimNcclCall* m, slimChannelCall* call, const entry* e) {
+  slimReason reason;
+  const bool parts = m->collective == slimNcclReduceScatter || m->collective == slimNcclAllGather;
+  const bool reduces = m->collective != slimNcclBroadcast && m->collective != slimNcclAllGather;
+  if ((int)m->type < 0 || m->type > ncclBfloat16) return untouched(slimReasonType);
+  if (reduces && (int)m->op > (int)slimAvg) return untouched(slimReasonOp);
+  *call = (slimChannelCall){
+      .call = kindOf(e), .send = m->send, .recv = m->recv, .count = m->count, .root = m->root, .stream = m->stream};
+  slimPolicyCall* p = &call->call;
+  p->collective = collectiveOf(m->collective);
+  p->type = (slimDataType_t)m->type;
+  p->op = reduces ? (slimRedOp_t)m->op : slimSum;
+  p->bytes = (uint64_t)m->count * slimTypeBytes(p->type) * (uint64_t)(parts ? e->ranks : 1);
+  call->action = slimPolicyFind(job.policy, p, &reason);
+  if (!call->action) return untouched(reason);
+  p->name = "";
+  return e->channel || untouched(slimReasonShape);
+}
+
+static ncclResult_t forward(const slimNcclCall* m) {
+  const slimNccl* nccl = &job.nccl;
+  switch (m->collective) {
+    case slimNcclAllReduce:
+      return nccl->allReduce(m->send, m->recv, m->count, m->type, m->op, m->comm, m->stream);
+    case slimNcclReduceScatter:
+      return nccl->reduceScatter(m->send, m->recv, m->count, m->type, m->op, m->comm, m->stream);
+    case slimNcclAllGather:
+      return nccl->allGather(m->send, m->recv, m->count, m->type, m->comm, m->stream);
+    case slimNcclBroadcast:
+      return nccl->broadcast(m->send, m->recv, m->count, m->type, m->root, m->comm, m->stream);
+    case slimNcclReduce:
+      break;
+  }
+  return nccl->reduce(m->send, m->recv, m->count, m->type, m->op, m->root, m->comm, m->stream);
+}
+
+static bool call(const slimNcclCall* m, bool inGroup, ncclResult_t* result) {
+  slimChannelCall todo;
+  slimReason reason;
+  bool plain;
+  if (!job.policy) return untouched(slimReasonDisabled);
+  if (slimSessionAsked()) slimSessionReport(&job.environment, job.rank, job.ranks);
+  entry* e = take(m->comm);
+  if (!e) return untouched(slimReasonShape);
+  if (!decide(m, &todo, e)) {
+    giveBack(e);
+    return false;
+  }
+  if (inGroup) {
+    deferred* d = malloc(sizeof *d);
+    *result = d ? ncclSuccess : ncclSystemError;
+    if (!d) {
+      giveBack(e);
+      return true;
+    }
+    *d = (deferred){NULL, e, todo, *m};
+    if (!group.first) group.end = &group.first;
+    *group.end = d;
+    group.end = &d->next;
+    return true;
+  }
+  const slimResult_t ran = slimChannelRun(e->channel, &todo, &plain, &reason);
+  if (ran == slimSuccess) slimChannelSettle(e->channel);
+  giveBack(e);
+  if (ran == slimSuccess && plain) return untouched(reason);
+  *result = answer(ran);
+  return true;
+}
+
+/* Those that are compressed after all, and then those that are not. */
+static ncclResult_t runAll(deferred* list) {
+  slimReason reason;
+  slimResult_t result = slimSuccess;
+  deferred *plains = NULL, **end = &plains;
+  slimGroupStart();
+  for (deferred* d = list; d && result == slimSuccess; d = d->next) {
+    bool plain;
+    result = slimChannelRun(d->to->channel, &d->call, &plain, &reason);
+    if (result != slimSuccess || !plain) continue;
+    slimCountForwarded(reason);
+    deferred* copy = malloc(sizeof *copy);
+    if (!copy) result = slimFail(slimSystemError, "no memory for a group");
+    if (!copy) break;
+    *copy = *d;
+    copy->next = NULL;
+    *end = copy;
+    end = &copy->next;
+  }
+  char why[512] = "";
+  if (result != slimSuccess) snprintf(why, sizeof why, "%s", slimGetLastError());
+  const slimResult_t ended = slimGroupEnd();
+  if (result != slimSuccess) (void)slimFail(result, "%s", why);
+  ncclResult_t code = answer(result != slimSuccess ? result : ended);
+  const bool some = plains && code == ncclSuccess;
+  if (some) code = job.nccl.groupStart();
+  while (plains) {
+    deferred* next = plains->next;
+    if (code == ncclSuccess) code = forward(&plains->nccl);
+    free(plains);
+    plains = next;
+  }
+  if (some) {
+    const ncclResult_t closed = job.nccl.groupEnd();
+    if (code == ncclSuccess) code = closed;
+  }
+  return code;
+}
+
+static ncclResult_t groupEnd(ncclResult_t ended) {
+  deferred* list = group.first;
+  group.first = NULL;
+  if (!list) return ended;
+  const ncclResult_t code = ended == ncclSuccess ? runAll(list) : ended;
+  while (list) {
+    deferred* next = list->next;
+    slimChannelSettle(list->to->channel);
+    giveBack(list->to);
+    free(list);
+    list = next;
+  }
+  return code;
+}
+
+static void opMade(ncclRedOp_t op, const void* scalar, ncclDataType_t type, ncclScalarResidence_t residence,
+                   ncclComm_t comm) {
+  (void)op, (void)scalar, (void)type, (void)residence, (void)comm;
+}
+static void opGone(ncclRedOp_t op, ncclComm_t comm) { (void)op, (void)comm; }
+
+/* ---- Begin and end ---------------------------------------------------------------------------------------------- */
+
+/* How many ranks the launcher has started; 0: it does not say. */
+static int launched(void) {
+  static const char* const variables[] = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"};
+  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+    const char* value = getenv(variables[i]);
+    const int n = value ? atoi(value) : 0;
+    if (n > 0) return n;
+  }
+  return 0;
+}
+
+/* CUDA may be gone by then, so statistics are read from the host's memory. */
+static void report(void) { slimSessionReport(&job.environment, job.rank, job.ranks); }
+
+static const slimNcclCore core = {.size = sizeof core,
+                                  .made = made,
+                                  .gone = gone,
+                                  .call = call,
+                                  .groupEnd = groupEnd,
+                                  .asyncError = asyncError,
+                                  .opMade = opMade,
+                                  .opGone = opGone,
+                                  .markStep = slimChannelsMarkStep};
+
+static const char* foundPath;
+static int foundVersion;
+
+static void start(void) {
+  const slimEnvironment* e = &job.environment;
+  job.jobRanks = launched();
+  slimSessionOpen(&job.environment, &job.policy);
+  slimSessionSayUnknown();
+  slimSessionWatch(e);
+  if (*e->stats) atexit(report);
+  slimLog(slimLogInfo, "SlimCCL %d.%d.%d before NCCL %d.%d.%d (%s): SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR,
+          SLIM_MINOR, SLIM_PATCH, foundVersion / 10000, foundVersion / 100 % 100, foundVersion % 100, foundPath,
+          *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
+  if (*e->compress && !job.jobRanks)
+    slimLog(slimLogWarn,
+            "neither WORLD_SIZE nor a launcher says how many ranks the job has: SLIM_COMPRESS is for communicators of "
+            "ncclCommInitAll only; set WORLD_SIZE, or write rules (SLIM_POLICY)");
+}
+
+SLIM_API const slimNcclCore* slimNcclCoreOpen(const slimNccl* nccl, const char* ncclPath, int ncclVersion);
+const slimNcclCore* slimNcclCoreOpen(const slimNccl* nccl, const char* ncclPath, int ncclVersion) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&opening);
+  if (!foundPath) {
+    job.nccl = *nccl;
+    foundPath = ncclPath ? ncclPath : "in the program";
+    foundVersion = ncclVersion;
+  }
+  pthread_mutex_unlock(&opening);
+  pthread_once(&once, start);
+  return &core;
+}
