@@ -157,8 +157,8 @@ typedef void* slimStream_t;
 
 /* On a CUDA device buffers are that device's memory, and stream is a CUstream or cudaStream_t of it. A call enqueues
  * its work there and returns; it waits only for the other local ranks to have made the same call. Then:
- * - The state of a tensor is allocated by its first call. Once a tensor has been called, and is past steps in full
- *   precision (warm-up, init=first, a new shift), its calls may be captured in a graph (all ranks' streams in one):
+ * - The state of a tensor is allocated by its first call. Once a tensor is past steps in full precision (warm-up,
+ *   init=first, a new shift), its calls may be captured in a graph (all ranks' streams in one):
  *   each replay is a step of its own, with random draws of its own. resync and rand_diana are refused in a capture.
  * - Ranks do not compare their calls beforehand. A payload's header is checked by the kernel that reads it: where it is
  *   wrong that piece becomes NaN, and the next call on the communicator (or slimCommGetAsyncError) says

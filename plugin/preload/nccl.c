@@ -173,7 +173,10 @@ static entry* add(const slimNcclMade* made) {
     free(e);
     return NULL;
   }
+  pthread_mutex_lock(&job.lock);
   if (!job.ranks) job.ranks = e->ranks, job.rank = rank;
+  if (rank < job.rank) job.rank = rank; /* several devices a process */
+  pthread_mutex_unlock(&job.lock);
   e->whole = job.jobRanks ? e->ranks == job.jobRanks : made->all;
   return e;
 }

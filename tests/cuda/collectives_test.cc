@@ -486,64 +486,65 @@ TEST_P(RescaleCancelAndReset, HaveTheCpusBits) {
 TEST(DeviceGraphs, ReplaysAreStepsOfTheirOwn) {
   for (const char* spec : {"qsgd(bits=4)", "ef(onebit)", "diana(ternary)", "ef21(qsgd(bits=3),momentum=0.5)",
                            "fo(lambda=shared)", "ef(tnqsgd(bits=3,stats=previous),memory=bf16)"})
-    for (int ranks : kRanks) {
-      Case setup;
-      setup.spec = spec;
-      setup.ranks = ranks;
-      setup.count = 9001;
-      setup.sliceBytes = kSlice;
-      SCOPED_TRACE(setup.name());
-      Record host = inputsOf(setup, 4, Fill::kNormal);
-      for (int k = 2; k < 4; k++) host.x[k] = host.x[1]; /* a graph reads the same buffer */
-      forEachRank(ranks, configOf(setup), [&](int rank, slimComm_t comm) {
-        slimTensor_t tensor = open(setup, host, rank, comm);
-        for (int k = 0; k < 4; k++) {
-          Buffer in(host.x[k][rank]), out(host.x[k][rank].size());
-          ASSERT_EQ(call(setup, slimAvg, rank, tensor, comm, in.data(), out.data(), nullptr), slimSuccess);
-          host.y[k][rank] = out.content();
-        }
-        host.state[rank] = savedState(comm, rank);
-      });
+    for (int ranks : kRanks)
+      for (int eager : {1, 0}) {  // the first call may be captured too: its state starts then
+        Case setup;
+        setup.spec = spec;
+        setup.ranks = ranks;
+        setup.count = 9001;
+        setup.sliceBytes = kSlice;
+        SCOPED_TRACE(setup.name());
+        Record host = inputsOf(setup, 4, Fill::kNormal);
+        for (int k = eager + 1; k < 4; k++) host.x[k] = host.x[eager]; /* a graph reads the same buffer */
+        forEachRank(ranks, configOf(setup), [&](int rank, slimComm_t comm) {
+          slimTensor_t tensor = open(setup, host, rank, comm);
+          for (int k = 0; k < 4; k++) {
+            Buffer in(host.x[k][rank]), out(host.x[k][rank].size());
+            ASSERT_EQ(call(setup, slimAvg, rank, tensor, comm, in.data(), out.data(), nullptr), slimSuccess);
+            host.y[k][rank] = out.content();
+          }
+          host.state[rank] = savedState(comm, rank);
+        });
 
-      DeviceGroup group(ranks, configOf(setup));
-      std::vector<std::unique_ptr<Stream>> own;
-      std::vector<CUstream> streams;
-      std::vector<std::unique_ptr<DeviceBuffer>> in, out;
-      std::vector<slimTensor_t> tensors(ranks);
-      for (int r = 0; r < ranks; r++) {
-        own.push_back(std::make_unique<Stream>());
-        streams.push_back(*own.back());
-        in.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
-        out.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
-        tensors[r] = open(setup, host, r, group.comms[r]);
+        DeviceGroup group(ranks, configOf(setup));
+        std::vector<std::unique_ptr<Stream>> own;
+        std::vector<CUstream> streams;
+        std::vector<std::unique_ptr<DeviceBuffer>> in, out;
+        std::vector<slimTensor_t> tensors(ranks);
+        for (int r = 0; r < ranks; r++) {
+          own.push_back(std::make_unique<Stream>());
+          streams.push_back(*own.back());
+          in.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
+          out.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
+          tensors[r] = open(setup, host, r, group.comms[r]);
+        }
+        const auto step = [&](int r) {
+          ASSERT_EQ(call(setup, slimAvg, r, tensors[r], group.comms[r], in[r]->data(), out[r]->data(), streams[r]),
+                    slimSuccess)
+              << slimGetLastError();
+        };
+        if (eager) inThreads(group.devices, step);
+        for (auto s : streams) CU(StreamSynchronize, s);
+        for (int r = 0; r < ranks && eager; r++) EXPECT_EQ(out[r]->content(), host.y[0][r]);
+        CUgraphExec graph = capture(group.devices, streams, step);
+        for (int r = 0; r < ranks; r++) {
+          EXPECT_EQ(out[r]->content(), eager ? host.y[0][r] : host.x[0][r]) << "capturing ran something";
+          in[r]->set(host.x[1][r]);
+        }
+        std::vector<Bytes> seen;
+        for (int k = eager; k < 4; k++) {
+          CU_TEST(GraphLaunch, graph, streams[0]);
+          CU(StreamSynchronize, streams[0]);
+          for (int r = 0; r < ranks; r++) ASSERT_EQ(out[r]->content(), host.y[k][r]) << "replay " << k << " rank " << r;
+          seen.push_back(out[0]->content());
+        }
+        if (setup.spec == "qsgd(bits=4)") {
+          EXPECT_TRUE(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2])
+              << "a replay drew what another drew";
+        }
+        for (int r = 0; r < ranks; r++) EXPECT_EQ(savedState(group.comms[r], r), host.state[r]);
+        CU_TEST(GraphExecDestroy, graph);
       }
-      const auto step = [&](int r) {
-        ASSERT_EQ(call(setup, slimAvg, r, tensors[r], group.comms[r], in[r]->data(), out[r]->data(), streams[r]),
-                  slimSuccess)
-            << slimGetLastError();
-      };
-      inThreads(group.devices, step);
-      for (auto s : streams) CU(StreamSynchronize, s);
-      for (int r = 0; r < ranks; r++) EXPECT_EQ(out[r]->content(), host.y[0][r]);
-      CUgraphExec graph = capture(group.devices, streams, step);
-      for (int r = 0; r < ranks; r++) {
-        EXPECT_EQ(out[r]->content(), host.y[0][r]) << "capturing ran something";
-        in[r]->set(host.x[1][r]);
-      }
-      std::vector<Bytes> seen;
-      for (int k = 1; k < 4; k++) {
-        CU_TEST(GraphLaunch, graph, streams[0]);
-        CU(StreamSynchronize, streams[0]);
-        for (int r = 0; r < ranks; r++) ASSERT_EQ(out[r]->content(), host.y[k][r]) << "replay " << k << " rank " << r;
-        seen.push_back(out[0]->content());
-      }
-      if (setup.spec == "qsgd(bits=4)") {
-        EXPECT_TRUE(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2])
-            << "a replay drew what another drew";
-      }
-      for (int r = 0; r < ranks; r++) EXPECT_EQ(savedState(group.comms[r], r), host.state[r]);
-      CU_TEST(GraphExecDestroy, graph);
-    }
 }
 
 // A graph's buffers are its own: eager calls of another tensor on another stream, at the same time, disturb nothing.
@@ -733,7 +734,7 @@ TEST(DeviceErrors, WhatAGraphCannotDoIsRefused) {
     CU_TEST(GraphExecDestroy, graph);
     return result == slimSuccess ? std::string() : message;
   };
-  EXPECT_NE(tryCapture(make("ef(onebit)", 0)).find("before the capture"), std::string::npos);
+  EXPECT_EQ(tryCapture(make("ef(onebit)", 0)), "");
   EXPECT_NE(tryCapture(make("ef(onebit,warmup=2)", 1)).find("full precision"), std::string::npos);
   EXPECT_EQ(tryCapture(make("ef(onebit,warmup=2)", 3)), "");
   EXPECT_NE(tryCapture(make("rand_diana(qsgd(bits=4),p=0.01)", 1)).find("rand_diana"), std::string::npos);
