@@ -247,6 +247,14 @@ void slimTensorShape(slimTensor* t) {
   t->e.bf16 = t->compressor->down.feedback.bf16;
 }
 
+/* Ranks of a device cannot tell each other that there is no room: all take what the largest piece wants. */
+static size_t largestOwned(const slimTensor* t, size_t bytes) {
+  if (t->algorithm != slimAlgorithmTwoShot || !t->cut.count) return bytes;
+  const uint64_t last = slimSlices(&t->cut) - 1, most = slimOwnedAt(&t->cut, last) + slimLargestChunk(&t->cut);
+  const size_t wanted = most * slimRealBytes(t->type);
+  return wanted > bytes ? wanted : bytes;
+}
+
 slimResult_t slimTensorAllocate(slimTensor* t) {
   const slimDevice* device = t->comm->device;
   slimResult_t result = slimSuccess;
@@ -254,7 +262,8 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
   for (int i = 0; i < slimStateArrays && result == slimSuccess; i++) {
     slimArray* a = &t->arrays[i];
     if (!a->n) continue;
-    const size_t bytes = a->n > SIZE_MAX / 16 ? SIZE_MAX / 2 : slimArrayBytes(a, t->type);
+    size_t bytes = a->n > SIZE_MAX / 16 ? SIZE_MAX / 2 : slimArrayBytes(a, t->type);
+    if (!device->readable && (a == &t->h || a == &t->e)) bytes = largestOwned(t, bytes);
     a->data = device->alloc(t->comm, bytes);
     if (!a->data) {
       char why[256];

@@ -366,7 +366,8 @@ static ncclResult_t groupEnd(ncclResult_t ended) {
   deferred* list = group.first;
   group.first = NULL;
   if (!list) return ended;
-  const ncclResult_t code = ended == ncclSuccess ? runAll(list) : ended;
+  const bool good = ended == ncclSuccess || ended == ncclInProgress; /* of communicators that are not blocking */
+  const ncclResult_t ran = good ? runAll(list) : ended;
   while (list) {
     deferred* next = list->next;
     slimChannelSettle(list->to->channel);
@@ -374,7 +375,7 @@ static ncclResult_t groupEnd(ncclResult_t ended) {
     free(list);
     list = next;
   }
-  return code;
+  return ran == ncclSuccess ? ended : ran;
 }
 
 static void opMade(ncclRedOp_t op, const void* scalar, ncclDataType_t type, ncclScalarResidence_t residence,

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -551,6 +552,8 @@ SLIM_EXPORT void slimMarkStep(void) { TELL(to->markStep()); }
  * line. */
 __attribute__((destructor)) static void sayIfUnused(void) {
   if (atomic_load(&seen) || disabled() || !(isSet("SLIM_COMPRESS") || isSet("SLIM_POLICY"))) return;
+  struct rusage children;
+  if (getrusage(RUSAGE_CHILDREN, &children) == 0 && children.ru_maxrss > 0) return; /* those of a launcher did */
   if (!dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY)) return;
   void* nccl = symbolAnywhere("pncclGetVersion");
   if (!nccl) nccl = symbolAnywhere("ncclGetVersion");
