@@ -47,8 +47,18 @@ static slimResult_t loadKernels(slimCudaDevice* d) {
   return slimSuccess;
 }
 
+static slimResult_t readLimit(uint64_t* blocks) {
+  const char* text = getenv("SLIM_MAX_CTAS");
+  char* end = NULL;
+  *blocks = text && *text ? strtoull(text, &end, 10) : 0;
+  if (end && (*end || *text < '0' || *text > '9'))
+    return slimFail(slimInvalidArgument, "SLIM_MAX_CTAS=%s: give a number of thread blocks, or 0 for no limit", text);
+  return slimSuccess;
+}
+
 static slimResult_t prepare(slimCudaDevice* d, int ordinal) {
   CUdevice device;
+  SLIM_CHECK(readLimit(&d->mostBlocks));
   SLIM_CU(DeviceGet, &device, ordinal);
   SLIM_CU(DevicePrimaryCtxRetain, &d->context, device);
   d->ordinal = ordinal;
@@ -108,6 +118,7 @@ static slimResult_t resident(const slimCudaDevice* device, const slimLaunch* lau
   SLIM_CU(OccupancyMaxActiveBlocksPerMultiprocessor, &each, device->kernel[launch->kernel], (int)launch->threads,
           launch->sharedBytes);
   *blocks = (uint64_t)(each > 0 ? each : 1) * device->processors;
+  if (device->mostBlocks && *blocks > device->mostBlocks) *blocks = device->mostBlocks;
   if (*blocks > launch->blocks) *blocks = launch->blocks ? launch->blocks : 1;
   return slimSuccess;
 }

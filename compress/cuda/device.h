@@ -14,6 +14,7 @@ typedef struct {
   CUcontext context;    /* primary; retained once, never released */
   uint32_t processors;  /* multiprocessors */
   uint32_t sharedLimit; /* bytes of dynamic shared memory that a thread block may have */
+  uint64_t mostBlocks;  /* of a grid: SLIM_MAX_CTAS, which leaves room for the program's own kernels; 0: any number */
   CUfunction kernel[slimNumDeviceKernels];
 } slimCudaDevice;
 
@@ -25,8 +26,9 @@ slimResult_t slimCudaDeviceOf(slimCudaDevice** device, int ordinal);
 slimResult_t slimCudaEnter(const slimCudaDevice* device);
 void slimCudaLeave(void);
 
-/* Enqueues a kernel with its argument struct: as many thread blocks as the device holds at once, or as it has work for,
- * or as scratch (bytes at args' scratch pointer) allows; 0 scratch where the launch wants none. */
+/* Enqueues a kernel with its argument struct: as many thread blocks as the device holds at once (and SLIM_MAX_CTAS
+ * allows), or as it has work for, or as scratch (bytes at args' scratch pointer) allows; 0 scratch where the launch
+ * wants none. */
 slimResult_t slimCudaLaunch(const slimCudaDevice* device, const slimLaunch* launch, const void* args,
                             size_t scratchBytes, CUstream stream);
 /* Bytes of scratch with which a launch fills the device. */

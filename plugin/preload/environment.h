@@ -23,7 +23,8 @@ extern "C" {
   X(stats, SLIM_STATS, Text, "", "1: statistics on stderr at the end and on SIGUSR1; or a JSON file (%h, %p)")         \
   X(disable, SLIM_DISABLE, Flag, "0", "1: every call is handed on untouched")                                          \
   X(ncclLibrary, SLIM_NCCL_LIB, Text, "", "NCCL's library, where none is found in the process (libslimccl_nccl.so)")   \
-  X(cpu, SLIM_CPU, Text, "", "instruction set of the CPU kernels: baseline, avx2, avx512; else the best one")
+  X(cpu, SLIM_CPU, Text, "", "instruction set of the CPU kernels: baseline, avx2, avx512; else the best one")          \
+  X(maxCtas, SLIM_MAX_CTAS, Count, "0", "thread blocks of a CUDA kernel at most; 0: as many as the device runs at once")
 
 #define SLIM_FIELD_Text const char*
 #define SLIM_FIELD_Flag bool
