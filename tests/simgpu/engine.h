@@ -65,11 +65,17 @@ struct Hooks {
   void (*forgive)(uintptr_t host);
 };
 
+struct Pointer {
+  unsigned parameter;
+  size_t at; /* in it */
+};
 struct Kernel {
   const char* name;
   void (*invoke)(void* const* parameters);
   unsigned count;
   const size_t* sizes; /* of the parameters */
+  size_t pointerCount;
+  const Pointer* pointers; /* all that the parameters hold */
 };
 
 struct Launch {

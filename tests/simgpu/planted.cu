@@ -158,6 +158,11 @@ extern "C" __global__ void by_struct(Arguments a) {
   }
 }
 
+/* A number is handed over as it is, whatever address it might be. */
+extern "C" __global__ void number(unsigned long long n, unsigned long long* seen) {
+  if (threadIdx.x == 0) *seen = n;
+}
+
 /* What warps can do: 16 words a lane. */
 extern "C" __global__ void warp_operations(unsigned* out) {
   const unsigned lane = threadIdx.x & 31;

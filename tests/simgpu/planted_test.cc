@@ -298,6 +298,15 @@ TEST_F(Planted, StructArguments) {
   EXPECT_EQ(seen, 1000u);
 }
 
+TEST_F(Planted, NumbersAreNotAddresses) {
+  const CUdeviceptr p = zeros(8);
+  launch("number", 1, 32, 0, a, (unsigned long long)p, p);
+  clean();
+  unsigned long long seen;
+  ASSERT_EQ(cuMemcpyDtoH(&seen, p, 8), CUDA_SUCCESS);
+  EXPECT_EQ(seen, p);
+}
+
 TEST_F(Planted, WarpOperations) {
   const unsigned threads = 128;
   const CUdeviceptr p = allocate(threads * 2 * 64);

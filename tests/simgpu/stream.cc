@@ -477,14 +477,18 @@ CUresult launchKernel(Function* f, dim3 grid, dim3 block, unsigned dynamicShared
       grid.z > 65535 || dynamicShared > (unsigned)f->dynamicSharedLimit || (f->kernel->count && !parameters))
     return CUDA_ERROR_INVALID_VALUE;
 
-  // Parameters are copied now, as the driver does; device addresses among them become those that kernels may use.
+  // Parameters are copied now, as the driver does; device addresses in their pointers become those that kernels may
+  // use.
   auto values = std::make_shared<std::vector<std::vector<uint64_t>>>();
   for (unsigned i = 0; i < f->kernel->count; i++) {
     std::vector<uint64_t> words((f->kernel->sizes[i] + 7) / 8);
     memcpy(words.data(), parameters[i], f->kernel->sizes[i]);
-    for (uint64_t& word : words)
-      if (isDevice(word)) word += kSpan;
     values->push_back(std::move(words));
+  }
+  for (size_t i = 0; i < f->kernel->pointerCount; i++) {
+    const Pointer& p = f->kernel->pointers[i];
+    uint64_t& pointer = (*values)[p.parameter][p.at / 8];
+    if (isDevice(pointer)) pointer += kSpan;
   }
   Context* c = s->context;
   return enqueue(s, std::string("kernel ") + f->kernel->name, [=](Running& r) {
