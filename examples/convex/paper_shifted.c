@@ -91,6 +91,16 @@ static const Method ridge[] = {
     {.label = "VR-GDCI", .spec = "diana(" RANDK ", alpha=$a)", .step = stepVrGdci, .iterates = 1, COMMON},
 };
 
+/* A tenth of the coordinates: omega = 9. */
+#define TENTH .share = 0.1, .omega = omegaRandk, .bits
+static const Method sparse[] = {
+    {.label = "uncompressed", .spec = "fp32", .step = stepPlain, .bits = bitsPlain},
+    {.label = "DCGD", .spec = RANDK, .step = stepFixed, TENTH = bitsRandk},
+    {.label = "DCGD-STAR", .spec = "shift(" RANDK ")", .step = stepStar, .shift = shiftSolution, TENTH = bitsRandk},
+    {.label = "DIANA", .spec = "diana(" RANDK ", alpha=$a)", .step = stepLearned, TENTH = bitsRandk},
+    {.label = "Rand-DIANA", .spec = "rand_diana(" RANDK ", p=$a)", .step = stepLearned, TENTH = bitsRefreshed},
+};
+
 static const Experiment experiments[] = {
     {.name = "shifted",
      .title = "Shifted compression: ridge regression, half of the coordinates sent",
@@ -104,6 +114,18 @@ static const Experiment experiments[] = {
      .rounds = 5000,
      .methods = ridge,
      .count = sizeof ridge / sizeof *ridge},
+    {.name = "shifted-tenth",
+     .title = "Shifted compression: a tenth of the coordinates sent",
+     .kind = problemRidge,
+     .source = dataRegressionRows,
+     .rows = 100,
+     .columns = 80,
+     .l2 = 0.01,
+     .spread = 10,
+     .workers = 10,
+     .rounds = 5000,
+     .methods = sparse,
+     .count = sizeof sparse / sizeof *sparse},
 };
 
 const Paper paperShifted = {"shifted", "Shifted compression (arXiv 2206.10452)", experiments,
