@@ -27,7 +27,7 @@ static void child(int rank, int ranks, int in, int out) {
 }
 
 int main(int argc, char** argv) {
-  clientInit(argc, argv, (Client){.name = "fork", .ranks = 2, .steps = 3, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "fork", .ranks = 2, .steps = 3, .count = 20001, .tolerance = 1e-6});
   const int ranks = client.ranks;
   int down[mostRanks][2], up[mostRanks][2];
   for (int r = 0; r < ranks; r++) {

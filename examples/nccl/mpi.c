@@ -10,7 +10,7 @@ int main(int argc, char** argv) {
   MPI_Init(&argc, &argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-  clientInit(argc, argv, (Client){.name = "mpi", .ranks = ranks, .steps = 3, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "mpi", .ranks = ranks, .steps = 3, .count = 20001, .tolerance = 1e-6});
   if (ranks != clientRanks()) return 2;
 
   if (rank == 0) NCCL(ncclGetUniqueId(&id));

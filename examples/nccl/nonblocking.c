@@ -18,7 +18,7 @@ static void awaitAll(const Rank* rank, int ranks, ncclResult_t result) {
 }
 
 int main(int argc, char** argv) {
-  clientInit(argc, argv, (Client){.name = "nonblocking", .steps = 3, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "nonblocking", .steps = 3, .count = 20001, .tolerance = 1e-6});
   if (client.linked) {
     fprintf(stderr, "nonblocking: slimCommInitNCCL wants communicators that block\n");
     return 2;

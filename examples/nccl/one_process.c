@@ -2,7 +2,7 @@
 #include "client.h"
 
 int main(int argc, char** argv) {
-  clientInit(argc, argv, (Client){.name = "one_process", .steps = 3, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "one_process", .steps = 3, .count = 20001, .tolerance = 1e-6});
   const int ranks = clientRanks();
   Rank rank[mostRanks];
   Report reports[mostRanks];

@@ -15,6 +15,6 @@ static void body(Rank* r) {
 }
 
 int main(int argc, char** argv) {
-  clientInit(argc, argv, (Client){.name = "threads", .steps = 3, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "threads", .steps = 3, .count = 20001, .tolerance = 1e-6});
   return clientThreads(body);
 }

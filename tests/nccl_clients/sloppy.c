@@ -28,6 +28,6 @@ static void body(Rank* r) {
 }
 
 int main(int argc, char** argv) {
-  clientInit(argc, argv, (Client){.name = "sloppy", .steps = 1, .count = 30001, .tolerance = 1e-6});
+  clientInit(argc, argv, (Client){.name = "sloppy", .steps = 1, .count = 20001, .tolerance = 1e-6});
   return clientThreads(body);
 }
