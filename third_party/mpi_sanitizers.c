@@ -10,7 +10,8 @@ const char* __lsan_default_suppressions(void) {
 }
 
 const char* __tsan_default_suppressions(void) {
-  return "called_from_lib:libmpi.so\ncalled_from_lib:libopen-pal.so\ncalled_from_lib:libopen-rte.so\n";
+  return "called_from_lib:libmpi.so\ncalled_from_lib:libmpich.so\ncalled_from_lib:libopen-pal.so\n"
+         "called_from_lib:libopen-rte.so\n";
 }
 
 #if defined(__SANITIZE_ADDRESS__)

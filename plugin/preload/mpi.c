@@ -69,6 +69,34 @@ static bool agree(uint64_t mine) {
 
 static tie* tieOf(MPI_Comm comm, bool make);
 
+/* The MPI that the program uses, by its own words. */
+static const char* mpiName(void) {
+  enum { longest = 8192 }; /* MPICH's MPI_MAX_LIBRARY_VERSION_STRING; Open MPI's is smaller */
+  static char name[longest];
+  int length;
+  PMPI_Get_library_version(name, &length);
+  for (char* c = name; *c; c++)
+    if (*c == '\t') *c = ' ';
+  name[strcspn(name, ",\n")] = 0;
+  return name;
+}
+
+/* This library was built for the MPI that the program uses: another one's handles mean nothing here. */
+static bool fits(void) {
+  static const char openMpi[] = "Open MPI";
+#ifdef OPEN_MPI
+  const bool built = true;
+#else
+  const bool built = false;
+#endif
+  const char* name = mpiName();
+  if (!strncmp(name, openMpi, strlen(openMpi)) == built) return true;
+  slimLog(slimLogWarn,
+          "this library is for %s, the program uses %s: preload the one of a build with SLIM_MPI=%s (docs/preload.md)",
+          built ? openMpi : "MPICH", name, built ? "mpich" : "openmpi");
+  return false;
+}
+
 /* After MPI_Init, on all ranks. */
 static void start(void) {
   if (job.ranks) return;
@@ -87,22 +115,20 @@ static void start(void) {
   PMPI_Allreduce(MPI_IN_PLACE, &level, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
   job.threads = level == MPI_THREAD_MULTIPLE;
   if (job.threads && job.ranks > 1) tieOf(MPI_COMM_WORLD, true); /* nonblocking calls cannot make it */
-  char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
-  int length;
-  PMPI_Get_library_version(library, &length);
-  library[strcspn(library, ",\n")] = 0;
   if (job.rank == 0)
     slimLog(slimLogInfo, "SlimCCL %d.%d.%d over %s, %d ranks: SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR, SLIM_MINOR,
-            SLIM_PATCH, library, job.ranks, *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
+            SLIM_PATCH, mpiName(), job.ranks, *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
 }
 
 SLIM_EXPORT int MPI_Init(int* argc, char*** argv) {
+  if (!fits()) return MPI_ERR_OTHER;
   const int code = PMPI_Init(argc, argv);
   if (code == MPI_SUCCESS) start();
   return code;
 }
 
 SLIM_EXPORT int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
+  if (!fits()) return MPI_ERR_OTHER;
   const int code = PMPI_Init_thread(argc, argv, required, provided);
   if (code == MPI_SUCCESS) start();
   return code;
@@ -250,13 +276,6 @@ static size_t bytesOf(MPI_Datatype type) {
   return (size_t)size;
 }
 
-SLIM_EXPORT int MPI_Allreduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
-  int code;
-  const mpiCall call = {slimCollectiveAllReduce, orOwn(send, recv), recv, (size_t)count, type, op, 0, comm};
-  if (count >= 0 && compressed(&call, &code)) return code;
-  return PMPI_Allreduce(send, recv, count, type, op, comm);
-}
-
 /* A nonblocking sum is done by the communicator's own thread; a generalized request tells the program when. */
 typedef struct {
   slimChannel* channel;
@@ -292,47 +311,9 @@ static int keepOn(void* context, int complete) {
   return MPI_SUCCESS;
 }
 
-SLIM_EXPORT int MPI_Iallreduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
-                               MPI_Request* request) {
-  const mpiCall call = {slimCollectiveAllReduce, orOwn(send, recv), recv, (size_t)count, type, op, 0, comm};
-  tie* l;
-  if (job.on && !job.threads) {
-    slimCountForwarded(slimReasonThread);
-    return PMPI_Iallreduce(send, recv, count, type, op, comm, request);
-  }
-  pending* p = job.on ? calloc(1, sizeof *p) : NULL;
-  if (p && count >= 0 && decide(&call, false, &p->call, &l)) {
-    p->channel = l->channel;
-    if ((l->queue || slimQueueCreate(&l->queue) == slimSuccess) &&
-        PMPI_Grequest_start(query, release, keepOn, p, &p->request) == MPI_SUCCESS) {
-      *request = p->request;
-      if (slimQueuePush(l->queue, perform, p) == slimSuccess) return MPI_SUCCESS;
-    }
-    slimLog(slimLogWarn, "MPI_Iallreduce: %s", slimGetLastError());
-    PMPI_Comm_call_errhandler(comm, MPI_ERR_OTHER);
-    return MPI_ERR_OTHER;
-  }
-  free(p);
-  return PMPI_Iallreduce(send, recv, count, type, op, comm, request);
-}
-
-SLIM_EXPORT int MPI_Reduce(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, int root,
-                           MPI_Comm comm) {
-  int code;
-  const mpiCall call = {slimCollectiveReduce, orOwn(send, recv), recv, (size_t)count, type, op, root, comm};
-  if (count >= 0 && compressed(&call, &code)) return code;
-  return PMPI_Reduce(send, recv, count, type, op, root, comm);
-}
-
-SLIM_EXPORT int MPI_Bcast(void* buffer, int count, MPI_Datatype type, int root, MPI_Comm comm) {
-  int code;
-  const mpiCall call = {slimCollectiveBroadcast, buffer, buffer, (size_t)count, type, MPI_SUM, root, comm};
-  if (count >= 0 && compressed(&call, &code)) return code;
-  return PMPI_Bcast(buffer, count, type, root, comm);
-}
-
 /* MPI wants the result of an in-place call at the buffer's begin, NCCL at the rank's place. */
-static bool scattered(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm, int* code) {
+static bool scattered(const void* send, void* recv, MPI_Count count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+                      int* code) {
   void* place = recv;
   if (send == MPI_IN_PLACE) {
     int rank;
@@ -345,100 +326,94 @@ static bool scattered(const void* send, void* recv, int count, MPI_Datatype type
   return true;
 }
 
-SLIM_EXPORT int MPI_Reduce_scatter_block(const void* send, void* recv, int count, MPI_Datatype type, MPI_Op op,
-                                         MPI_Comm comm) {
-  int code;
-  if (job.on && count >= 0 && scattered(send, recv, count, type, op, comm, &code)) return code;
-  return PMPI_Reduce_scatter_block(send, recv, count, type, op, comm);
-}
-
-SLIM_EXPORT int MPI_Reduce_scatter(const void* send, void* recv, const int counts[], MPI_Datatype type, MPI_Op op,
-                                   MPI_Comm comm) {
-  int code, ranks = 0;
-  if (job.on && PMPI_Comm_size(comm, &ranks) == MPI_SUCCESS) {
-    int equal = 1;
-    while (equal < ranks && counts[equal] == counts[0]) equal++;
-    if (equal < ranks)
-      slimCountForwarded(slimReasonShape);
-    else if (counts[0] >= 0 && scattered(send, recv, counts[0], type, op, comm, &code))
-      return code;
-  }
-  return PMPI_Reduce_scatter(send, recv, counts, type, op, comm);
-}
-
-SLIM_EXPORT int MPI_Allgather(const void* send, int sendCount, MPI_Datatype sendType, void* recv, int recvCount,
-                              MPI_Datatype recvType, MPI_Comm comm) {
-  int code, rank;
-  if (job.on && recvCount >= 0 && (send == MPI_IN_PLACE || (sendCount == recvCount && sendType == recvType))) {
-    PMPI_Comm_rank(comm, &rank);
-    const void* own = (const char*)recv + (size_t)rank * (size_t)recvCount * bytesOf(recvType);
-    const mpiCall call = {
-        slimCollectiveAllGather, orOwn(send, own), recv, (size_t)recvCount, recvType, MPI_SUM, 0, comm};
-    if (compressed(&call, &code)) return code;
-  }
-  return PMPI_Allgather(send, sendCount, sendType, recv, recvCount, recvType, comm);
-}
+#define SLIM_COUNT int
+#define SLIM_CALL(name) name
+#include "plugin/preload/mpi_calls.h"
+#if MPI_VERSION >= 4
+#define SLIM_COUNT MPI_Count
+#define SLIM_CALL(name) name##_c
+#include "plugin/preload/mpi_calls.h"
+#endif
 
 /* The program's own word that a training step begins: see docs/preload.md. */
 SLIM_EXPORT void slimMarkStep(void) { slimChannelsMarkStep(); }
 
 /* ---- Fortran: the same calls by the names that gfortran and its kin give them ----------------------------------- */
 
-/* Open MPI's and MPICH's Fortran constants are recognised by their addresses. */
+/* In mpi_f08 the code is optional. */
+static void answer(MPI_Fint* code, int value) {
+  if (code) *code = value;
+}
+
+/* MPICH's Fortran library calls the functions above, but for these. */
+SLIM_EXPORT void mpi_init_f08_(MPI_Fint* code) { answer(code, MPI_Init(NULL, NULL)); }
+SLIM_EXPORT void mpi_init_thread_f08_(const MPI_Fint* required, MPI_Fint* provided, MPI_Fint* code) {
+  int level = 0;
+  answer(code, MPI_Init_thread(NULL, NULL, *required, &level));
+  *provided = level;
+}
+SLIM_EXPORT void mpi_finalize_f08_(MPI_Fint* code) { answer(code, MPI_Finalize()); }
+
+#ifdef OPEN_MPI
+
+/* Open MPI's Fortran constants are recognised by their addresses. */
 static void* address(const void* buffer) {
-  static const char* const inPlace[] = {"mpi_fortran_in_place_", "MPIR_F_MPI_IN_PLACE"};
-  static const char* const bottom[] = {"mpi_fortran_bottom_", "MPIR_F_MPI_BOTTOM"};
-  for (int i = 0; i < 2; i++) {
-    void* symbol = dlsym(RTLD_DEFAULT, inPlace[i]);
-    if (symbol && buffer == (i ? *(void**)symbol : symbol)) return MPI_IN_PLACE;
-    symbol = dlsym(RTLD_DEFAULT, bottom[i]);
-    if (symbol && buffer == (i ? *(void**)symbol : symbol)) return MPI_BOTTOM;
-  }
+  if (!buffer) return NULL;
+  if (buffer == dlsym(RTLD_DEFAULT, "mpi_fortran_in_place_")) return MPI_IN_PLACE;
+  if (buffer == dlsym(RTLD_DEFAULT, "mpi_fortran_bottom_")) return MPI_BOTTOM;
   return (void*)(uintptr_t)buffer;
 }
 
-SLIM_EXPORT void mpi_init_(MPI_Fint* code) { *code = MPI_Init(NULL, NULL); }
-SLIM_EXPORT void mpi_init_thread_(const MPI_Fint* required, MPI_Fint* provided, MPI_Fint* code) {
-  int level = 0;
-  *code = MPI_Init_thread(NULL, NULL, *required, &level);
-  *provided = level;
-}
-SLIM_EXPORT void mpi_finalize_(MPI_Fint* code) { *code = MPI_Finalize(); }
 SLIM_EXPORT void mpi_allreduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
                                 const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
-  *code =
-      MPI_Allreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), MPI_Comm_f2c(*comm));
+  answer(code, MPI_Allreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                             MPI_Comm_f2c(*comm)));
 }
 SLIM_EXPORT void mpi_iallreduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
                                  const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* request, MPI_Fint* code) {
   MPI_Request started = MPI_REQUEST_NULL;
-  *code = MPI_Iallreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
-                         MPI_Comm_f2c(*comm), &started);
+  answer(code, MPI_Iallreduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                              MPI_Comm_f2c(*comm), &started));
   *request = MPI_Request_c2f(started);
 }
 SLIM_EXPORT void mpi_reduce_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
                              const MPI_Fint* op, const MPI_Fint* root, const MPI_Fint* comm, MPI_Fint* code) {
-  *code = MPI_Reduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), *root,
-                     MPI_Comm_f2c(*comm));
+  answer(code, MPI_Reduce(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op), *root,
+                          MPI_Comm_f2c(*comm)));
 }
 SLIM_EXPORT void mpi_bcast_(void* buffer, const MPI_Fint* count, const MPI_Fint* type, const MPI_Fint* root,
                             const MPI_Fint* comm, MPI_Fint* code) {
-  *code = MPI_Bcast(address(buffer), *count, MPI_Type_f2c(*type), *root, MPI_Comm_f2c(*comm));
+  answer(code, MPI_Bcast(address(buffer), *count, MPI_Type_f2c(*type), *root, MPI_Comm_f2c(*comm)));
 }
 SLIM_EXPORT void mpi_reduce_scatter_block_(const void* send, void* recv, const MPI_Fint* count, const MPI_Fint* type,
                                            const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
-  *code = MPI_Reduce_scatter_block(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
-                                   MPI_Comm_f2c(*comm));
+  answer(code, MPI_Reduce_scatter_block(address(send), address(recv), *count, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                                        MPI_Comm_f2c(*comm)));
 }
 _Static_assert(sizeof(MPI_Fint) == sizeof(int), "Fortran's integers are C's");
 SLIM_EXPORT void mpi_reduce_scatter_(const void* send, void* recv, const MPI_Fint* counts, const MPI_Fint* type,
                                      const MPI_Fint* op, const MPI_Fint* comm, MPI_Fint* code) {
-  *code = MPI_Reduce_scatter(address(send), address(recv), counts, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
-                             MPI_Comm_f2c(*comm));
+  answer(code, MPI_Reduce_scatter(address(send), address(recv), counts, MPI_Type_f2c(*type), MPI_Op_f2c(*op),
+                                  MPI_Comm_f2c(*comm)));
 }
 SLIM_EXPORT void mpi_allgather_(const void* send, const MPI_Fint* sendCount, const MPI_Fint* sendType, void* recv,
                                 const MPI_Fint* recvCount, const MPI_Fint* recvType, const MPI_Fint* comm,
                                 MPI_Fint* code) {
-  *code = MPI_Allgather(address(send), *sendCount, MPI_Type_f2c(*sendType), address(recv), *recvCount,
-                        MPI_Type_f2c(*recvType), MPI_Comm_f2c(*comm));
+  answer(code, MPI_Allgather(address(send), *sendCount, MPI_Type_f2c(*sendType), address(recv), *recvCount,
+                             MPI_Type_f2c(*recvType), MPI_Comm_f2c(*comm)));
 }
+
+/* The same arguments, in mpif.h and mpi_f08. */
+#define SLIM_SAME(name, as) SLIM_EXPORT extern __typeof__(as) name __attribute__((alias(#as)));
+SLIM_SAME(mpi_init_, mpi_init_f08_)
+SLIM_SAME(mpi_init_thread_, mpi_init_thread_f08_)
+SLIM_SAME(mpi_finalize_, mpi_finalize_f08_)
+SLIM_SAME(mpi_allreduce_f08_, mpi_allreduce_)
+SLIM_SAME(mpi_iallreduce_f08_, mpi_iallreduce_)
+SLIM_SAME(mpi_reduce_f08_, mpi_reduce_)
+SLIM_SAME(mpi_bcast_f08_, mpi_bcast_)
+SLIM_SAME(mpi_reduce_scatter_block_f08_, mpi_reduce_scatter_block_)
+SLIM_SAME(mpi_reduce_scatter_f08_, mpi_reduce_scatter_)
+SLIM_SAME(mpi_allgather_f08_, mpi_allgather_)
+
+#endif

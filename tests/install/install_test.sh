@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# install_test.sh INSTALL ALLREDUCE.C MPI_CLIENT.C MPIRUN|- CUDA_HOME|- NCCL FILE...: installs into a new prefix, which has a space in its
-# name; builds programs against it with plain gcc and pkg-config, and runs them.
+# install_test.sh INSTALL ALLREDUCE.C MPI_CLIENT.C MPICC|- MPIRUN|- CUDA_HOME|- NCCL FILE...: installs into a new
+# prefix, which has a space in its name; builds programs against it with plain gcc and pkg-config, and runs them.
 set -euo pipefail
-install=$1 program=$2 client=$3 mpirun=$4 cuda=$5 nccl=$6
-shift 6
+install=$1 program=$2 client=$3 mpicc=$4 mpirun=$5 cuda=$6 nccl=$7
+shift 7
 files=("$@")
 prefix="$TEST_TMPDIR/a prefix"
 fail() {
@@ -44,7 +44,7 @@ if [[ $(nm -D "$prefix/lib/libslimccl.so") =~ __(asan|tsan|ubsan)_ ]]; then exit
 
 # ---- Each header by itself, as C and as C++
 compiler=gcc
-[[ $mpirun == - ]] || compiler=mpicc
+[[ $mpirun == - ]] || compiler=$mpicc
 for header in "$prefix"/include/*.h; do
   for language in c c++; do
     echo "#include \"${header##*/}\"" | $compiler -x $language -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -isystem "$cuda/include" -
@@ -61,7 +61,7 @@ eval "gcc -O2 -Wall -Werror -o allreduce '$TEST_SRCDIR/$TEST_WORKSPACE/$program'
 [[ $(grep -c "relative error" said) == 4 ]] || fail "allreduce did not run"
 readelf -d allreduce | grep -q "NEEDED.*\[libslimccl.so.${version%%.*}\]" || fail "allreduce does not need libslimccl.so"
 if [[ $mpirun != - ]]; then
-  eval "mpicc -O2 -Wall -Werror -DOMPI_SKIP_MPICXX -o mpi_client '$TEST_SRCDIR/$TEST_WORKSPACE/$client' $(pkg-config --cflags --libs slimccl-mpi) -lm"
+  eval "$mpicc -O2 -Wall -Werror -DOMPI_SKIP_MPICXX -o mpi_client '$TEST_SRCDIR/$TEST_WORKSPACE/$client' $(pkg-config --cflags --libs slimccl-mpi) -lm"
   for ranks in 1 2 3 4 8; do
     HOME=$TEST_TMPDIR "$mpirun" -n $ranks ./mpi_client | tee said
     grep -q "^$ranks ranks, ratio" said || fail "mpi_client on $ranks ranks"

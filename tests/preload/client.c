@@ -87,10 +87,6 @@ static double errorOf(const float* got, int at, int n) {
   return sqrt(e / s);
 }
 
-/* Fortran's name for it: there only where a Fortran library, or the preload, is. */
-extern void mpi_allreduce_(const void*, void*, const MPI_Fint*, const MPI_Fint*, const MPI_Fint*, const MPI_Fint*,
-                           MPI_Fint*) __attribute__((weak));
-
 static void calls(int n) {
   const int all = n * ranks;
   float *mine = malloc((size_t)all * 4), *out = malloc((size_t)all * 4);
@@ -128,14 +124,27 @@ static void calls(int n) {
   for (int i = 0; i < all; i++) out[i] = (float)wide[i];
   say("allreduce_double", errorOf(out, 0, all));
 
-  /* As a Fortran program calls. */
-  const MPI_Fint count = all, type = MPI_Type_c2f(MPI_FLOAT), op = MPI_Op_c2f(MPI_SUM),
-                 comm = MPI_Comm_c2f(MPI_COMM_WORLD);
-  MPI_Fint code = -1;
-  if (mpi_allreduce_) {
-    mpi_allreduce_(mine, out, &count, &type, &op, &comm, &code);
-    say("fortran", code == MPI_SUCCESS ? errorOf(out, 0, all) : 1);
-  }
+#if MPI_VERSION >= 4 /* large counts */
+  MPI_Allreduce_c(mine, out, all, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+  say("allreduce_large", errorOf(out, 0, all));
+  MPI_Reduce_c(mine, out, all, MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
+  say("reduce_large", rank == 0 ? errorOf(out, 0, all) : 0);
+  MPI_Reduce_scatter_block_c(mine, out, n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+  say("reduce_scatter_block_large", errorOf(out, rank * n, n));
+  MPI_Count* large = malloc((size_t)ranks * sizeof *large);
+  for (int r = 0; r < ranks; r++) large[r] = n;
+  MPI_Reduce_scatter_c(mine, out, large, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+  say("reduce_scatter_large", errorOf(out, rank * n, n));
+  free(large);
+  for (int i = 0; i < all; i++) out[i] = rank == 0 ? (float)sum(0, 0, i) : 0;
+  MPI_Bcast_c(out, all, MPI_FLOAT, 0, MPI_COMM_WORLD);
+  say("broadcast_large", errorOf(out, 0, all));
+  float* part = malloc((size_t)n * 4);
+  for (int i = 0; i < n; i++) part[i] = (float)sum(0, 0, rank * n + i);
+  MPI_Allgather_c(part, n, MPI_FLOAT, out, n, MPI_FLOAT, MPI_COMM_WORLD);
+  say("all_gather_large", errorOf(out, 0, all));
+  free(part);
+#endif
 
   /* A weight matrix, and its parts. */
   for (int i = 0; i < all; i++) out[i] = rank == 0 ? (float)sum(0, 0, i) : 0;
@@ -211,7 +220,12 @@ static void nonblocking(int steps, int n) {
     MPI_Request requests[tensors];
     for (int b = 0; b < tensors; b++) {
       for (int i = 0; i < n; i++) buffer[b][i] = gradient(rank, b, t, i);
-      MPI_Iallreduce(MPI_IN_PLACE, buffer[b], n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &requests[b]);
+#if MPI_VERSION >= 4
+      if (b == 1)
+        MPI_Iallreduce_c(MPI_IN_PLACE, buffer[b], n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &requests[b]);
+      else
+#endif
+        MPI_Iallreduce(MPI_IN_PLACE, buffer[b], n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &requests[b]);
       /* A message between the begin and the end of the sum, which needs the neighbour to go on. */
       int token = rank, got;
       MPI_Sendrecv(&token, 1, MPI_INT, (rank + 1) % ranks, b, &got, 1, MPI_INT, (rank + ranks - 1) % ranks, b,

@@ -1,5 +1,5 @@
-// libslimccl_mpi.so under programs that know nothing of it. Arguments: mpirun, the library, the client, the mpi4py
-// program.
+// libslimccl_mpi.so under programs that know nothing of it. Arguments: mpirun, the library, that
+// for another MPI or "-", the client, the mpi4py program or "-", Fortran programs.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -11,10 +11,13 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace {
 
-std::string mpirun, library, client, training;
+std::string mpirun, library, otherLibrary, client, training;
+std::vector<std::string> fortran;
+bool hydra;  // MPICH's mpirun
 
 struct Result {
   int status = -1;
@@ -23,12 +26,14 @@ struct Result {
 };
 
 // environment: "NAME='value' …", for the shell.
-Result Launch(int ranks, const std::string& environment, const std::string& program, bool preload = true) {
+Result Launch(int ranks, const std::string& environment, const std::string& program,
+              const std::string& preload = library) {
   std::string folder = "/tmp/slim.XXXXXX";
   if (!mkdtemp(folder.data())) return {};
   const std::string command =
       "cd " + folder + " && TMPDIR=" + folder + " OMPI_MCA_btl_vader_backing_directory=" + folder + " " + environment +
-      " " + mpirun + " -n " + std::to_string(ranks) + (preload ? " -x LD_PRELOAD=" + library : "") + " " + program +
+      " " + mpirun + " -n " + std::to_string(ranks) +
+      (preload.empty() ? "" : (hydra ? " -genv LD_PRELOAD " : " -x LD_PRELOAD=") + preload) + " " + program +
       " </dev/null 2>&1; code=$?; cat *.json 2>/dev/null; rm -rf " + folder + "; exit $code";
   Result result;
   FILE* pipe = popen(command.c_str(), "r");
@@ -97,26 +102,46 @@ TEST_P(MpiPreload, AutoDecidesForAllRanks) {
   EXPECT_EQ(Count(r.text, "untouched 8 calls: plain is as fast, as auto measured"), !compressed) << r.text;
 }
 
-TEST_P(MpiPreload, EveryCollectiveByRule) {
+// Every call by a rule: errors of 8 bits, each.
+Result RunAllByRule(int ranks, const std::string& program) {
   std::string rules = "/tmp/slim_rules.XXXXXX";
   close(mkstemp(rules.data()));
   std::ofstream(rules) << "-> qsgd(bits=8)\n";
-  const Result r =
-      Launch(GetParam(), "SLIM_MIN_BYTES=1 SLIM_STATS=s.json SLIM_POLICY=" + rules, client + " calls 20000");
+  const Result r = Launch(ranks, "SLIM_MIN_BYTES=1 SLIM_POLICY=" + rules, program);
   unlink(rules.c_str());
-  ASSERT_EQ(r.status, 0) << r.text;
-  for (const char* name :
-       {"allreduce", "reduce", "reduce_scatter_block", "reduce_scatter", "reduce_scatter_in_place", "allreduce_double",
-        "fortran", "broadcast", "all_gather", "all_gather_in_place", "duplicate"}) {
-    const double error = r.values.at(name);
-    EXPECT_LT(error, 0.03) << name;
-    if (GetParam() > 1) {
-      EXPECT_GT(error, 1e-4) << name << " was not compressed";
-    }
+  return r;
+}
+void ExpectCompressed(const Result& r, int ranks, const std::string& name) {
+  const double error = r.values.at(name);
+  EXPECT_LT(error, 0.03) << name;
+  if (ranks > 1) {
+    EXPECT_GT(error, 1e-4) << name << " was not compressed";
   }
+}
+
+TEST_P(MpiPreload, EveryCollectiveByRule) {
+  const Result r = RunAllByRule(GetParam(), client + " calls 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char* name : {"allreduce", "reduce", "reduce_scatter_block", "reduce_scatter", "reduce_scatter_in_place",
+                           "allreduce_double", "broadcast", "all_gather", "all_gather_in_place", "duplicate"})
+    ExpectCompressed(r, GetParam(), name);
+  if (r.values.count("allreduce_large"))  // MPI 4
+    for (const char* name : {"allreduce_large", "reduce_large", "reduce_scatter_block_large", "reduce_scatter_large",
+                             "broadcast_large", "all_gather_large"})
+      ExpectCompressed(r, GetParam(), name);
   for (const char* name : {"allreduce_differs", "input_changed", "broadcast_differs"})
     EXPECT_EQ(r.values.at(name), 0) << name;
   EXPECT_LT(r.values.at("reduce_scatter_unequal"), 1e-6);
+}
+
+TEST_P(MpiPreload, Fortran) {
+  for (const std::string& program : fortran) {
+    const Result r = RunAllByRule(GetParam(), program);
+    ASSERT_EQ(r.status, 0) << r.text;
+    for (const char* name : {"allreduce_in_place", "allreduce", "allreduce_double", "iallreduce",
+                             "reduce_scatter_block", "reduce_scatter", "reduce", "broadcast", "all_gather"})
+      ExpectCompressed(r, GetParam(), name);
+  }
 }
 
 // Gradients only: with SLIM_COMPRESS alone, weights travel untouched.
@@ -167,12 +192,22 @@ TEST(MpiPreloadOff, IsOff) {
 
 // One rank with other settings: all stay plain, and it is named; nothing hangs.
 TEST(MpiPreloadOff, SettingsThatDiffer) {
-  const Result r = Launch(3, "SLIM_COMPRESS='qsgd(bits=4)'",
-                          "sh -c 'test $OMPI_COMM_WORLD_RANK = 1 && export SLIM_COMPRESS=onebit; exec \"$0\" \"$@\"' " +
-                              client + " train 3 2 20000");
+  const Result r =
+      Launch(3, "SLIM_COMPRESS='qsgd(bits=4)'",
+             "sh -c 'test ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} = 1 && export SLIM_COMPRESS=onebit; exec \"$0\" \"$@\"' " +
+                 client + " train 3 2 20000");
   ASSERT_EQ(r.status, 0) << r.text;
   EXPECT_LT(r.values.at("step_error"), 1e-6);
   EXPECT_EQ(Count(r.text, "rank 1 has other SLIM_* settings than rank 0"), 1) << r.text;
+}
+
+// Under another MPI than its own: a message says so, and the program ends with MPI's own error, not with a crash.
+TEST(MpiPreloadOff, AnotherMpi) {
+  if (otherLibrary == "-") GTEST_SKIP() << "there is one MPI here";
+  const Result r = Launch(2, "", client + " train 3 2 20000", otherLibrary);
+  EXPECT_NE(r.status, 0);
+  EXPECT_NE(r.text.find("preload the one of a build with SLIM_MPI="), std::string::npos) << r.text;
+  EXPECT_EQ(r.text.find("ranks_differ"), std::string::npos) << r.text;
 }
 
 TEST(MpiPreloadStatistics, AsJson) {
@@ -191,8 +226,9 @@ TEST(MpiPreloadStatistics, AsJson) {
 
 // Data-parallel training in NumPy over mpi4py, as its users write it.
 TEST(MpiPreloadMpi4py, TrainsAsWellAsPlain) {
+  if (training == "-") GTEST_SKIP() << "mpi4py is for another MPI";
   const std::string program = "/usr/bin/python3 '" + training + "'";  // the workspace's path may hold a space
-  const Result plain = Launch(4, "", program, false),
+  const Result plain = Launch(4, "", program, ""),
                slim = Launch(4, "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_MIN_BYTES=1K", program);
   ASSERT_EQ(plain.status, 0) << plain.text;
   ASSERT_EQ(slim.status, 0) << slim.text;
@@ -206,12 +242,19 @@ TEST(MpiPreloadMpi4py, TrainsAsWellAsPlain) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  if (argc != 5) return 2;
-  std::array<std::string*, 4> paths = {&mpirun, &library, &client, &training};
-  for (int i = 0; i < 4; i++) {
-    char* path = realpath(argv[i + 1], nullptr);
-    *paths[static_cast<size_t>(i)] = path ? path : argv[i + 1];
-    free(path);
-  }
+  if (argc < 6) return 2;
+  const auto path = [](const char* name) {
+    char* full = realpath(name, nullptr);
+    const std::string result = full ? full : name;
+    free(full);
+    return result;
+  };
+  mpirun = path(argv[1]);
+  library = path(argv[2]);
+  otherLibrary = path(argv[3]);
+  client = path(argv[4]);
+  training = path(argv[5]);
+  for (int i = 6; i < argc; i++) fortran.push_back(path(argv[i]));
+  hydra = system((mpirun + " --version </dev/null 2>&1 | grep -q HYDRA").c_str()) == 0;
   return RUN_ALL_TESTS();
 }
