@@ -144,6 +144,8 @@ const Case kCases[] = {
     {Kind::kBroadcast, "bf16", 1500},
     {Kind::kReduceScatter, "ef(qsgd(bits=4))", 600},
     {Kind::kAllGather, "natural", 600},
+    {Kind::kAllReduce, "fo(lambda=shared)", 3000},
+    {Kind::kAllReduce, "ef(tbqsgd(bits=3,stats=previous),memory=bf16)", 3000, slimBfloat16, slimAlgoTwoShot},
 };
 
 void ExpectEqual(const Case& c, const Results& devices, const Results& host) {
