@@ -61,14 +61,10 @@ slimResult_t slimPlanAllReduce(slimPlan* plan, slimCompressor* compressor, const
   *plan = (slimPlan){.algorithm = t.algorithm,
                      .slices = slimSlices(&t.cut),
                      .sliceElements = t.cut.slice < count ? t.cut.slice : count,
+                     .stateBytes = slimTensorMostStateBytes(&t),
                      .plainBytes = 2 * (uint64_t)(ranks - 1) * count * slimTypeBytes(type) / (uint64_t)ranks};
-  for (comm.rank = 0; comm.rank < ranks; comm.rank++) {
-    uint64_t state = 0;
-    slimTensorShape(&t);
-    for (int i = 0; i < slimStateArrays; i++) state += slimArrayBytes(&t.arrays[i], type);
-    if (state > plan->stateBytes) plan->stateBytes = state;
-    if (sent[comm.rank] > plan->sentBytes) plan->sentBytes = sent[comm.rank];
-  }
+  for (int r = 0; r < ranks; r++)
+    if (sent[r] > plan->sentBytes) plan->sentBytes = sent[r];
   if (device->readable) plan->sentBytes += (uint64_t)(ranks - 1) * sizeof(slimCallRecord);
   free(sent);
   return slimSuccess;

@@ -356,6 +356,20 @@ uint64_t slimTensorStateBytes(const slimTensor* t) {
   return t->started ? bytes : 0;
 }
 
+uint64_t slimTensorMostStateBytes(const slimTensor* t) {
+  slimComm comm = {.device = t->comm->device, .ranks = t->comm->ranks, .settings = t->comm->settings};
+  slimTensor other = *t;
+  uint64_t most = 0;
+  other.comm = &comm;
+  for (; comm.rank < comm.ranks; comm.rank++) {
+    uint64_t bytes = 0;
+    slimTensorShape(&other);
+    for (int i = 0; i < slimStateArrays; i++) bytes += slimArrayBytes(&other.arrays[i], other.type);
+    if (bytes > most) most = bytes;
+  }
+  return most;
+}
+
 slimResult_t slimTensorShift(slimTensor* t, const void* shift, uint64_t count, slimDataType_t type) {
   if (t->compressor->up.feedback.kind != slimFeedbackShift)
     return slimFail(slimInvalidUsage, "slimTensorSetShift wants an uplink shift(…), not %s", t->compressor->text);

@@ -108,6 +108,8 @@ slimResult_t slimTensorScale(slimTensor* tensor, double factor);
 slimResult_t slimTensorChooseLambda(slimTensor* tensor, double lambda);
 slimResult_t slimTensorCancel(slimTensor* tensor, const void* x);
 uint64_t slimTensorStateBytes(const slimTensor* tensor);
+/* What the rank that keeps most keeps under the fixed members: the same on all ranks. */
+uint64_t slimTensorMostStateBytes(const slimTensor* tensor);
 
 slimResult_t slimStateWrite(slimComm* comm, const char* path);
 slimResult_t slimStateRead(slimComm* comm, const char* path);

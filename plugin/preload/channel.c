@@ -33,6 +33,7 @@ struct slimChannel {
   slimCycle cycle;
   slimTensor_t* places; /* of the cycle; NULL where not yet visited */
   uint64_t numPlaces;
+  uint64_t room, taken; /* bytes for their state in host memory, by the rank that keeps most */
   stateless* bare;
   int numBare;
   slimTensor_t* captured; /* of calls that a graph has captured: each has its own, since each replay is a step */
@@ -116,6 +117,7 @@ static slimResult_t dropState(slimChannel* c) {
   free(c->places);
   c->places = NULL;
   c->numPlaces = 0;
+  c->taken = 0;
   c->numBare = 0;
   c->numCaptured = captured;
   c->full = false;
@@ -142,6 +144,7 @@ slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnv
   c->order = order;
   snprintf(c->name, sizeof c->name, "%s", name);
   c->cycle.given = e->cycle;
+  c->room = e->stateBytes;
   c->plain = plain;
   c->context = context;
   c->asynchronous = !comm->device->readable;
@@ -179,31 +182,59 @@ static const char* specOf(const slimChannelCall* call, int part) {
   return call->action->spec[part | (both ? 0 : slimSpecOneWay)];
 }
 
-/* Whether the device has room for tensor's state: the same on all ranks. Where it has not, the tensor is gone. */
-static slimResult_t reserve(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
-  const slimPolicyCall* p = &call->call;
-  if (!c->asynchronous) return slimSuccess;
-  slimCall step = {
-      .base = {.stream = call->stream},
-      .tensor = *tensor,
-      .collective = p->collective,
-      .x = call->send,
-      .y = call->recv,
-      .count = call->count,
-      .type = p->type,
-      .op = p->op,
-      .root = p->collective == slimCollectiveBroadcast || p->collective == slimCollectiveReduce ? call->root : -1};
-  slimStepPrepare(&step);
-  const slimResult_t result = slimStepReserve(&step);
-  if (result != slimSystemError) return result;
+static int rootOf(const slimChannelCall* call) {
+  const slimCollective c = call->call.collective;
+  return c == slimCollectiveBroadcast || c == slimCollectiveReduce ? call->root : -1;
+}
+
+static void sayFull(slimChannel* c, const char* why) {
   if (!c->full)
     slimLog(slimLogWarn,
             "communicator %s: %s: compressing without feedback, or not at all where the codec is biased. Set a larger "
             "SLIM_STATE_BYTES",
-            c->name, slimGetLastError());
+            c->name, why);
   c->full = true;
+}
+
+/* Whether the device has room for tensor's state: the same on all ranks. Where it has not, the tensor is gone. */
+static slimResult_t reserve(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
+  const slimPolicyCall* p = &call->call;
+  if (!c->asynchronous) return slimSuccess;
+  slimCall step = {.base = {.stream = call->stream},
+                   .tensor = *tensor,
+                   .collective = p->collective,
+                   .x = call->send,
+                   .y = call->recv,
+                   .count = call->count,
+                   .type = p->type,
+                   .op = p->op,
+                   .root = rootOf(call)};
+  slimStepPrepare(&step);
+  const slimResult_t result = slimStepReserve(&step);
+  if (result != slimSystemError) return result;
+  sayFull(c, slimGetLastError());
   slimTensorDestroy(*tensor);
   *tensor = NULL;
+  return slimSuccess;
+}
+
+/* The same in host memory, where the tensor is still a place of the cycle: ranks that see another buffer than its must
+ * find the others at it. */
+static slimResult_t reserveOnHost(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
+  const slimPolicyCall* p = &call->call;
+  char why[256];
+  if (slimTensorFix(*tensor, p->collective, p->type, call->count, rootOf(call)) != slimSuccess)
+    return slimSuccess; /* the call will say why */
+  const uint64_t bytes = slimTensorMostStateBytes(*tensor);
+  if (bytes <= c->room && c->taken <= c->room - bytes) return c->taken += bytes, slimSuccess;
+  snprintf(why, sizeof why, "no room for the state of slot %u (%s): %llu bytes beside %llu", (*tensor)->slot,
+           slimTensorSpec(*tensor), (unsigned long long)bytes, (unsigned long long)c->taken);
+  sayFull(c, why);
+  slimTensorDestroy(*tensor);
+  *tensor = NULL;
+  SLIM_CHECK(
+      slimTensorCreate(tensor, c->comm, call->action->biased ? "fp32" : specOf(call, slimSpecStateless), c->slots));
+  c->slots++;
   return slimSuccess;
 }
 
@@ -226,7 +257,7 @@ static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint
 static slimResult_t statefulTensor(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
   SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecFull), c->slots));
   c->slots++;
-  return reserve(c, call, tensor);
+  return c->asynchronous ? reserve(c, call, tensor) : reserveOnHost(c, call, tensor);
 }
 
 /* *tensor NULL: there is no room. */

@@ -15,7 +15,8 @@ extern "C" {
   X(policy, SLIM_POLICY, Text, "", "file of rules for what is compressed, and how; they come before SLIM_COMPRESS")    \
   X(minBytes, SLIM_MIN_BYTES, Bytes, "64K", "smaller tensors stay plain (bytes of the whole tensor)")                  \
   X(cycle, SLIM_CYCLE, Count, "0", "compressed calls a training step on a communicator; 0: found out")                 \
-  X(stateBytes, SLIM_STATE_BYTES, Bytes, "1G", "device memory a communicator takes for feedback and buffers (NCCL)")   \
+  X(stateBytes, SLIM_STATE_BYTES, Bytes, "1G",                                                                         \
+    "memory a communicator takes for feedback; on devices, for buffers too")                                           \
   X(seed, SLIM_SEED, Count, "1", "of all random draws")                                                                \
   X(timeout, SLIM_TIMEOUT, Seconds, "600", "wait for other ranks before an error names them")                          \
   X(debug, SLIM_DEBUG, Level, "WARN", "what is logged: NONE, WARN, INFO or TRACE")                                     \

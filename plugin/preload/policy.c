@@ -228,7 +228,7 @@ slimResult_t slimPolicyCreate(slimPolicy** out, const slimEnvironment* e) {
   if (result == slimSuccess) {
     XXH3_64bits_reset(hash);
     policy->minBytes = e->minBytes;
-    const uint64_t settings[] = {e->minBytes, e->cycle, e->seed, e->disable};
+    const uint64_t settings[] = {e->minBytes, e->cycle, e->stateBytes, e->seed, e->disable};
     XXH3_64bits_update(hash, settings, sizeof settings);
     XXH3_64bits_update(hash, e->compress, strlen(e->compress) + 1);
     result = fill(policy, e, hash);

@@ -88,6 +88,25 @@ TEST_P(MpiPreload, ABiasedCodecWaitsForItsMemory) {
   }
 }
 
+// Of three tensors one or two have room for their memory: the others go without, on all ranks, and it is said once.
+TEST_P(MpiPreload, MemoryIsLimited) {
+  const auto run = [](const std::string& spec) {
+    return Launch(GetParam(), "SLIM_COMPRESS='" + spec + "' SLIM_CYCLE=3 SLIM_STATE_BYTES=170K SLIM_STATS=1",
+                  client + " train 12 3 20000");
+  };
+  for (const std::string codec : {"qsgd(bits=4)", "topk(ratio=0.05)"}) {
+    const Result r = run("ef(" + codec + ")");
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_EQ(r.values.at("ranks_differ"), 0);
+    if (GetParam() == 1) continue;
+    EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), GetParam()) << r.text;
+    const int with = Count(r.text, "  up=ef(" + codec),
+              without = Count(r.text, codec[0] == 'q' ? "  up=qsgd" : "  up=fp32");
+    EXPECT_GE(with, 1) << r.text;
+    EXPECT_EQ(with + without, 3) << r.text;
+  }
+}
+
 // Which way auto decides depends on the machine; it must be one of the two, for all ranks alike, and say so.
 TEST_P(MpiPreload, AutoDecidesForAllRanks) {
   const Result r = Launch(GetParam(), "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO SLIM_STATS=1",
