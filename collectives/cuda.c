@@ -433,6 +433,11 @@ static slimResult_t fromReal(slimCall* call, const void* src, uint64_t n, double
   return slimCudaFromReal(&q, call->tensor->type, src, n, factor, y);
 }
 
+static slimResult_t premultiply(slimCall* call, const void* x, uint64_t n, void* y) {
+  const slimCudaQueue q = queueOf(call->tensor);
+  return slimCudaPremultiply(&q, call->tensor->type, x, n, call->scalar.value, call->scalar.there, y);
+}
+
 static slimResult_t copyFinite(slimCall* call, const void* src, uint64_t n, void* dst) {
   const slimCudaQueue q = queueOf(call->tensor);
   return slimCudaCopyFinite(&q, call->tensor->type, src, n, dst);
@@ -522,6 +527,7 @@ static const slimDevice slimCuda = {.readable = false,
                                     .denseEncode = denseEncode,
                                     .denseReduce = denseReduce,
                                     .fromReal = fromReal,
+                                    .premultiply = premultiply,
                                     .copyFinite = copyFinite,
                                     .takeFinite = takeFinite,
                                     .scale = scale,

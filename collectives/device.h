@@ -83,6 +83,8 @@ typedef struct slimDevice {
   slimResult_t (*fromReal)(struct slimCall* call, const void* src, uint64_t n, double factor, void* y);
   slimResult_t (*copyFinite)(struct slimCall* call, const void* src, uint64_t n, void* dst);
   slimResult_t (*takeFinite)(struct slimCall* call, const void* x, uint64_t n, void* dst);
+  /* y ← x times call->scalar; n elements. NULL where readable. */
+  slimResult_t (*premultiply)(struct slimCall* call, const void* x, uint64_t n, void* y);
   slimResult_t (*scale)(struct slimTensor* tensor, void* a, uint64_t n, double factor);
   slimResult_t (*scaleMemory)(struct slimTensor* tensor, const slimStamp* stamp, uint16_t* a, uint64_t n,
                               double factor);

@@ -12,19 +12,21 @@ extern "C" {
 
 /* The NCCL functions that the transport calls, so that it is tied to no library: the caller knows which NCCL it means.
  * X(member, function) */
-#define SLIM_NCCL_CALLS(X)        \
-  X(groupStart, GroupStart)       \
-  X(groupEnd, GroupEnd)           \
-  X(send, Send)                   \
-  X(recv, Recv)                   \
-  X(allReduce, AllReduce)         \
-  X(broadcast, Broadcast)         \
-  X(reduce, Reduce)               \
-  X(reduceScatter, ReduceScatter) \
-  X(allGather, AllGather)         \
-  X(commCount, CommCount)         \
-  X(commUserRank, CommUserRank)   \
-  X(commCuDevice, CommCuDevice)   \
+#define SLIM_NCCL_CALLS(X)                      \
+  X(groupStart, GroupStart)                     \
+  X(groupEnd, GroupEnd)                         \
+  X(send, Send)                                 \
+  X(recv, Recv)                                 \
+  X(allReduce, AllReduce)                       \
+  X(broadcast, Broadcast)                       \
+  X(reduce, Reduce)                             \
+  X(reduceScatter, ReduceScatter)               \
+  X(allGather, AllGather)                       \
+  X(commCount, CommCount)                       \
+  X(redOpCreatePreMulSum, RedOpCreatePreMulSum) \
+  X(redOpDestroy, RedOpDestroy)                 \
+  X(commUserRank, CommUserRank)                 \
+  X(commCuDevice, CommCuDevice)                 \
   X(getErrorString, GetErrorString)
 /* Those that older NCCL does not have: may be NULL. */
 #define SLIM_NCCL_NEWER_CALLS(X) X(allToAll, AlltoAll)

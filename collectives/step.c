@@ -24,10 +24,21 @@ static uint64_t largestPiece(const slimTensor* t) {
   return slice < t->cut.count ? slice : t->cut.count;
 }
 
+/* The elements that this rank sends: of x, s and v. */
+static uint64_t sentElements(const slimTensor* t) {
+  if (!slimIsSender(t)) return 0;
+  return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
+}
+
+/* A multiplied x lies in y, where there is room for it, else at the start of staging. */
+static bool scaledInY(const slimCall* call) {
+  return !call->scalar.given || call->collective == slimCollectiveAllReduce;
+}
+
 /* Gives the buffers that lay described their places; with base NULL only counts bytes. */
 static size_t place(slimCall* call, uint8_t* base) {
   const slimTensor* t = call->tensor;
-  size_t at = 0;
+  size_t at = scaledInY(call) ? 0 : slimAlign64(sentElements(t) * slimTypeBytes(t->type));
   slimBuffers* all[] = {&call->send, &call->recv, &call->down};
   for (int i = 0; i < 3; i++) {
     slimBuffers* b = all[i];
@@ -191,12 +202,6 @@ static slimPlan planOf(const slimTensor* t, slimCall* call) {
 static bool alike(const slimTensor* t) {
   const slimFeedback *up = &t->compressor->up.feedback, *down = &t->compressor->down.feedback;
   return !up->resync && up->kind != slimFeedbackRandDiana && down->kind != slimFeedbackRandDiana;
-}
-
-/* The elements that this rank sends: of x, s and v. */
-static uint64_t sentElements(const slimTensor* t) {
-  if (!slimIsSender(t)) return 0;
-  return t->collective == slimCollectiveReduceScatter ? t->cut.count * (uint64_t)t->comm->ranks : t->cut.count;
 }
 
 /* dst ← x over all that this rank sends, in groups counted from the start of the tensor, or of each part. */
@@ -407,6 +412,11 @@ static slimResult_t begin(slimCall* call, bool* done) {
   *done = !call->count;
   if (!call->count) return slimSuccess;
   SLIM_CHECK(comm->device->beginStep(call));
+  if (call->scalar.given) {
+    void* y = scaledInY(call) ? call->y : comm->staging;
+    SLIM_CHECK(comm->device->premultiply(call, call->x, sentElements(call->tensor), y));
+    call->x = y;
+  }
   return layPhases(call);
 }
 

@@ -28,6 +28,13 @@ typedef struct {
   bool kept; /* the tensor's own, not staging */
 } slimBuffers;
 
+/* What this rank's x is multiplied by, before all else: NCCL's premultiplied sum. */
+typedef struct {
+  bool given;
+  double value;
+  const void* there; /* an element of the call's type, on the device, that counts instead of value; NULL: none */
+} slimScalar;
+
 /* What a step does besides, or instead of, its compressed exchange. */
 typedef struct {
   bool warmup, init, initDown, replace, resync, prime;
@@ -50,6 +57,7 @@ struct slimCall {
   slimDataType_t type;
   slimRedOp_t op;
   int root;
+  slimScalar scalar;
   bool fresh;        /* the tensor's first call */
   bool asked, begun; /* the ranks compare their calls; it takes place */
   bool finite;       /* of all ranks' x, where the plan wants to know */
@@ -84,8 +92,8 @@ typedef struct {
   slimStage denseStages[3];
 } slimMover;
 
-/* Makes a step of call, whose tensor, collective, x, y, count, type, op and root are set and whose other members are
- * zero: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
+/* Makes a step of call, whose tensor, collective, x, y, count, type, op, root and scalar are set and whose other
+ * members are zero: first use, agreement, dense exchanges, the compressed stages, the step counter, statistics. */
 void slimStepPrepare(slimCall* call);
 
 /* Allocates what a step of call's kind needs, ahead of it: where the device's memory is full, all ranks hear

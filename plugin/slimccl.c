@@ -4,6 +4,7 @@
 #include "collectives/plain.h"
 #include "collectives/step.h"
 #include "plugin/group.h"
+#include "plugin/scaled.h"
 #include "plugin/slimccl_transport.h"
 #ifdef SLIM_WITH_CUDA
 #include "collectives/cuda.h"
@@ -344,6 +345,7 @@ typedef struct {
   slimTensor_t tensor;
   slimComm_t comm;
   slimStream_t stream;
+  slimScalar scalar;
 } request;
 
 /* Buffers must be equal where NCCL calls that in place (the smaller one at place inside the larger), or apart. */
@@ -412,7 +414,8 @@ static slimResult_t run(const request* r) {
                      .count = r->count,
                      .type = r->type,
                      .op = r->op,
-                     .root = r->root};
+                     .root = r->root,
+                     .scalar = r->scalar};
     slimStepPrepare(&call);
     return slimSubmit(&call.base, sizeof call);
   }
@@ -424,30 +427,40 @@ static slimResult_t run(const request* r) {
   return slimSubmit(&plain.base, sizeof plain);
 }
 
+static const slimScalar unscaled;
+
 slimResult_t slimAllReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,
                            slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(&(request){slimCollectiveAllReduce, sendbuff, recvbuff, count, datatype, op, -1, tensor, comm, stream});
+  return run(
+      &(request){slimCollectiveAllReduce, sendbuff, recvbuff, count, datatype, op, -1, tensor, comm, stream, unscaled});
 }
 
 slimResult_t slimBroadcast(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, int root,
                            slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(
-      &(request){slimCollectiveBroadcast, sendbuff, recvbuff, count, datatype, slimAvg, root, tensor, comm, stream});
+  return run(&(request){slimCollectiveBroadcast, sendbuff, recvbuff, count, datatype, slimAvg, root, tensor, comm,
+                        stream, unscaled});
 }
 
 slimResult_t slimReduce(const void* sendbuff, void* recvbuff, size_t count, slimDataType_t datatype, slimRedOp_t op,
                         int root, slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(&(request){slimCollectiveReduce, sendbuff, recvbuff, count, datatype, op, root, tensor, comm, stream});
+  return run(
+      &(request){slimCollectiveReduce, sendbuff, recvbuff, count, datatype, op, root, tensor, comm, stream, unscaled});
 }
 
 slimResult_t slimReduceScatter(const void* sendbuff, void* recvbuff, size_t recvcount, slimDataType_t datatype,
                                slimRedOp_t op, slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(
-      &(request){slimCollectiveReduceScatter, sendbuff, recvbuff, recvcount, datatype, op, -1, tensor, comm, stream});
+  return run(&(request){slimCollectiveReduceScatter, sendbuff, recvbuff, recvcount, datatype, op, -1, tensor, comm,
+                        stream, unscaled});
 }
 
 slimResult_t slimAllGather(const void* sendbuff, void* recvbuff, size_t sendcount, slimDataType_t datatype,
                            slimTensor_t tensor, slimComm_t comm, slimStream_t stream) {
-  return run(
-      &(request){slimCollectiveAllGather, sendbuff, recvbuff, sendcount, datatype, slimAvg, -1, tensor, comm, stream});
+  return run(&(request){slimCollectiveAllGather, sendbuff, recvbuff, sendcount, datatype, slimAvg, -1, tensor, comm,
+                        stream, unscaled});
+}
+
+slimResult_t slimCollectiveScaled(slimCollective collective, const void* sendbuff, void* recvbuff, size_t count,
+                                  slimDataType_t type, slimRedOp_t op, int root, slimScalar scalar, slimTensor_t tensor,
+                                  slimComm_t comm, slimStream_t stream) {
+  return run(&(request){collective, sendbuff, recvbuff, count, type, op, root, tensor, comm, stream, scalar});
 }

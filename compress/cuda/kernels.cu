@@ -262,6 +262,12 @@ SLIM_FN void slimConvert(const slimDenseArgs* a, int32_t from, int32_t to, doubl
 SLIM_FN int32_t slimRealType(int32_t type) { return type == slimFloat64 ? (int32_t)slimFloat64 : (int32_t)slimFloat32; }
 SLIM_KERNEL(to_real, slimDenseArgs) { slimConvert(&a, a.type, slimRealType(a.type), 1); }
 SLIM_KERNEL(from_real, slimDenseArgs) { slimConvert(&a, slimRealType(a.type), a.type, a.factor); }
+SLIM_KERNEL(premultiply, slimDenseArgs) {
+  const double factor = !a.scalar               ? a.factor
+                        : a.type == slimFloat64 ? *(const double*)a.scalar
+                                                : slimElementF(a.type, a.scalar, 0);
+  slimConvert(&a, a.type, a.type, factor);
+}
 SLIM_KERNEL(scale, slimDenseArgs) {
   slimDenseArgs self = a;
   self.src = a.dst;

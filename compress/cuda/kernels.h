@@ -142,8 +142,9 @@ typedef struct {
  * counted from the first, that hold no NaN or Inf; other groups stay. */
 typedef struct {
   const uint64_t* step;
-  const void* src; /* elements of type, reals, or payloads (at src + r·stride) */
-  void* dst;       /* elements, reals, or a payload */
+  const void* scalar; /* premultiply: dst ← src (elements) times this element of type; NULL: times factor */
+  const void* src;    /* elements of type, reals, or payloads (at src + r·stride) */
+  void* dst;          /* elements, reals, or a payload */
   slimStamp stamp;
   uint64_t n, first, stride;
   double factor; /* from_real, scale, dense_reduce: the weight */
@@ -195,6 +196,7 @@ typedef struct {
   X(dense_reduce, slimDenseArgs)         \
   X(to_real, slimDenseArgs)              \
   X(from_real, slimDenseArgs)            \
+  X(premultiply, slimDenseArgs)          \
   X(scale, slimDenseArgs)                \
   X(scale_memory, slimDenseArgs)         \
   X(copy_finite, slimDenseArgs)          \

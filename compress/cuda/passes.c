@@ -470,6 +470,13 @@ slimResult_t slimCudaFromReal(const slimCudaQueue* q, slimDataType_t type, const
                   &(slimDenseArgs){.src = src, .dst = y, .n = n, .factor = factor, .type = (int32_t)type});
 }
 
+slimResult_t slimCudaPremultiply(const slimCudaQueue* q, slimDataType_t type, const void* x, uint64_t n, double factor,
+                                 const void* scalar, void* y) {
+  return runDense(
+      q, slimKernel_premultiply,
+      &(slimDenseArgs){.scalar = scalar, .src = x, .dst = y, .n = n, .factor = factor, .type = (int32_t)type});
+}
+
 slimResult_t slimCudaScaleReal(const slimCudaQueue* q, slimDataType_t type, void* a, uint64_t n, double factor) {
   return runDense(q, slimKernel_scale,
                   &(slimDenseArgs){.src = a, .dst = a, .n = n, .factor = factor, .type = (int32_t)type});

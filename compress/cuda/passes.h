@@ -52,6 +52,9 @@ slimResult_t slimCudaDenseReduce(const slimCudaQueue* queue, slimDataType_t type
                                  const uint8_t* payloads, size_t stride, double weight, void* dst);
 slimResult_t slimCudaFromReal(const slimCudaQueue* queue, slimDataType_t type, const void* src, uint64_t n,
                               double factor, void* y);
+/* y ← x times *scalar (an element of type, on the device), or, where that is NULL, times factor; elements of type. */
+slimResult_t slimCudaPremultiply(const slimCudaQueue* queue, slimDataType_t type, const void* x, uint64_t n,
+                                 double factor, const void* scalar, void* y);
 slimResult_t slimCudaScaleReal(const slimCudaQueue* queue, slimDataType_t type, void* a, uint64_t n, double factor);
 /* slimScaleMemory; the stamp's step is that after the last call's. */
 slimResult_t slimCudaScaleMemory(const slimCudaQueue* queue, const slimStamp* stamp, uint16_t* a, uint64_t n,

@@ -292,19 +292,9 @@ static uint64_t keyOf(const slimChannelCall* call) {
 
 static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_t tensor) {
   const slimPolicyCall* p = &call->call;
-  switch (p->collective) {
-    case slimCollectiveAllReduce:
-      return slimAllReduce(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, call->stream);
-    case slimCollectiveReduceScatter:
-      return slimReduceScatter(call->send, call->recv, call->count, p->type, p->op, tensor, c->comm, call->stream);
-    case slimCollectiveReduce:
-      return slimReduce(call->send, call->recv, call->count, p->type, p->op, call->root, tensor, c->comm, call->stream);
-    case slimCollectiveBroadcast:
-      return slimBroadcast(call->send, call->recv, call->count, p->type, call->root, tensor, c->comm, call->stream);
-    case slimCollectiveAllGather:
-      return slimAllGather(call->send, call->recv, call->count, p->type, tensor, c->comm, call->stream);
-  }
-  return slimFail(slimInternalError, "collective %d", (int)p->collective);
+  const bool rooted = p->collective == slimCollectiveReduce || p->collective == slimCollectiveBroadcast;
+  return slimCollectiveScaled(p->collective, call->send, call->recv, call->count, p->type, p->op,
+                              rooted ? call->root : -1, call->scalar, tensor, c->comm, call->stream);
 }
 
 slimResult_t slimChannelRunPlain(slimChannel* c, const slimChannelCall* call) { return run(c, call, NULL); }

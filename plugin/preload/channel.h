@@ -5,7 +5,7 @@
 
 #include "plugin/preload/auto.h"
 #include "plugin/preload/policy.h"
-#include "plugin/slimccl.h"
+#include "plugin/scaled.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,6 +20,7 @@ typedef struct {
   void* recv;
   size_t count; /* as the slim… function takes it */
   int root;     /* broadcast, reduce */
+  slimScalar scalar;
   slimStream_t stream;
 } slimChannelCall;
 

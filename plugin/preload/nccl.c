@@ -25,6 +25,15 @@ typedef struct entry {
   char name[128];
 } entry;
 
+/* A premultiplied sum of the program's. */
+typedef struct factor {
+  struct factor* next;
+  ncclComm_t comm;
+  ncclRedOp_t op;
+  ncclDataType_t type;
+  slimScalar scalar;
+} factor;
+
 static struct {
   slimNccl nccl;
   slimEnvironment environment;
@@ -33,6 +42,7 @@ static struct {
   int rank, ranks;      /* in the first communicator */
   pthread_mutex_t lock; /* of the lists, and of users */
   entry *entries, *graves;
+  factor* factors;
   uint64_t seen; /* communicators */
 } job = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -221,6 +231,48 @@ static void asyncError(ncclComm_t comm, ncclResult_t* error) {
   giveBack(e);
 }
 
+/* ---- Premultiplied sums ----------------------------------------------------------------------------------------- */
+
+static void opMade(ncclRedOp_t op, const void* scalar, ncclDataType_t type, ncclScalarResidence_t residence,
+                   ncclComm_t comm) {
+  const slimDataType_t own = (slimDataType_t)type;
+  factor* f = (int)type >= 0 && type <= ncclBfloat16 && slimTypeIsFloat(own) ? malloc(sizeof *f) : NULL;
+  if (!f) return; /* its calls stay plain */
+  *f = (factor){NULL, comm, op, type, {.given = true}};
+  double wide = 0;
+  float narrow = 0;
+  if (residence == ncclScalarDevice)
+    f->scalar.there = scalar;
+  else
+    slimToReal(own, scalar, 1, own == slimFloat64 ? (void*)&wide : (void*)&narrow);
+  f->scalar.value = own == slimFloat64 ? wide : narrow;
+  pthread_mutex_lock(&job.lock);
+  f->next = job.factors;
+  job.factors = f;
+  pthread_mutex_unlock(&job.lock);
+}
+
+static void opGone(ncclRedOp_t op, ncclComm_t comm) {
+  pthread_mutex_lock(&job.lock);
+  factor** at = &job.factors;
+  while (*at && ((*at)->op != op || (*at)->comm != comm)) at = &(*at)->next;
+  factor* f = *at;
+  if (f) *at = f->next;
+  pthread_mutex_unlock(&job.lock);
+  free(f);
+}
+
+/* Calls keep a copy: programs destroy the operation before the group ends. */
+static bool scalarOf(const slimNcclCall* m, slimScalar* scalar) {
+  pthread_mutex_lock(&job.lock);
+  const factor* f = job.factors;
+  while (f && (f->op != m->op || f->comm != m->comm)) f = f->next;
+  const bool found = f && f->type == m->type;
+  if (found) *scalar = f->scalar;
+  pthread_mutex_unlock(&job.lock);
+  return found;
+}
+
 /* ---- Calls ------------------------------------------------------------------------------------------------------ */
 
 typedef struct deferred {
@@ -259,13 +311,19 @@ static bool decide(const slimNcclCall* m, slimChannelCall* call, const entry* e)
   const bool parts = m->collective == slimNcclReduceScatter || m->collective == slimNcclAllGather;
   const bool reduces = m->collective != slimNcclBroadcast && m->collective != slimNcclAllGather;
   if ((int)m->type < 0 || m->type > ncclBfloat16) return untouched(slimReasonType);
-  if (reduces && (int)m->op > (int)slimAvg) return untouched(slimReasonOp);
-  *call = (slimChannelCall){
-      .call = kindOf(e), .send = m->send, .recv = m->recv, .count = m->count, .root = m->root, .stream = m->stream};
+  slimScalar scalar = {.given = false};
+  if (reduces && (int)m->op >= (int)ncclNumOps && !scalarOf(m, &scalar)) return untouched(slimReasonOp);
+  *call = (slimChannelCall){.call = kindOf(e),
+                            .send = m->send,
+                            .recv = m->recv,
+                            .count = m->count,
+                            .root = m->root,
+                            .scalar = scalar,
+                            .stream = m->stream};
   slimPolicyCall* p = &call->call;
   p->collective = collectiveOf(m->collective);
   p->type = (slimDataType_t)m->type;
-  p->op = reduces ? (slimRedOp_t)m->op : slimSum;
+  p->op = reduces && !scalar.given ? (slimRedOp_t)m->op : slimSum;
   p->bytes = (uint64_t)m->count * slimTypeBytes(p->type) * (uint64_t)(parts ? e->ranks : 1);
   call->action = slimPolicyFind(job.policy, p, &reason);
   if (!call->action) return untouched(reason);
@@ -288,6 +346,23 @@ static ncclResult_t forward(const slimNcclCall* m) {
       break;
   }
   return nccl->reduce(m->send, m->recv, m->count, m->type, m->op, m->root, m->comm, m->stream);
+}
+
+/* A call of an operation that the program may have destroyed by now. */
+static ncclResult_t forwardScaled(const slimNcclCall* m, const slimScalar* scalar) {
+  slimNcclCall again = *m;
+  double element;
+  if (m->type == ncclFloat64)
+    element = scalar->value;
+  else
+    slimFromReal((slimDataType_t)m->type, &(float){(float)scalar->value}, 1, 1, &element);
+  ncclResult_t code =
+      job.nccl.redOpCreatePreMulSum(&again.op, scalar->there ? (void*)(uintptr_t)scalar->there : &element, m->type,
+                                    scalar->there ? ncclScalarDevice : ncclScalarHostImmediate, m->comm);
+  if (code != ncclSuccess) return code;
+  code = forward(&again);
+  const ncclResult_t destroyed = job.nccl.redOpDestroy(again.op, m->comm);
+  return code != ncclSuccess ? code : destroyed;
 }
 
 static bool call(const slimNcclCall* m, bool inGroup, ncclResult_t* result) {
@@ -351,7 +426,8 @@ static ncclResult_t runAll(deferred* list) {
   if (some) code = job.nccl.groupStart();
   while (plains) {
     deferred* next = plains->next;
-    if (code == ncclSuccess) code = forward(&plains->nccl);
+    if (code == ncclSuccess)
+      code = plains->call.scalar.given ? forwardScaled(&plains->nccl, &plains->call.scalar) : forward(&plains->nccl);
     free(plains);
     plains = next;
   }
@@ -377,12 +453,6 @@ static ncclResult_t groupEnd(ncclResult_t ended) {
   }
   return ran == ncclSuccess ? ended : ran;
 }
-
-static void opMade(ncclRedOp_t op, const void* scalar, ncclDataType_t type, ncclScalarResidence_t residence,
-                   ncclComm_t comm) {
-  (void)op, (void)scalar, (void)type, (void)residence, (void)comm;
-}
-static void opGone(ncclRedOp_t op, ncclComm_t comm) { (void)op, (void)comm; }
 
 /* ---- Begin and end ---------------------------------------------------------------------------------------------- */
 

@@ -853,6 +853,22 @@ TEST(Dense, MessagesAndArraysAreTheCpus) {
         ASSERT_TRUE(same("dense message", payload, Bytes(sent.begin(), sent.begin() + (long)bytes)));
         if (n % 2) continue;  // what NaN sums to is the machine's matter
         ASSERT_TRUE(same("mean", sum, mean.content()) && same("elements", back, out.content()));
+        const Bytes scalar = makeInput(Input::kNormal, t, 1, 77);
+        Memory scaled(n * each, shift), there(scalar);
+        Bytes wanted(n * each, 0), scaledReals(n * real, 0), factor(real, 0);
+        slimToReal(type, scalar.data(), 1, factor.data());
+        slimToReal(type, x.data(), n, scaledReals.data());
+        const double by =
+            real == 8 ? *reinterpret_cast<double*>(factor.data()) : *reinterpret_cast<float*>(factor.data());
+        slimFromReal(type, scaledReals.data(), n, by, wanted.data());
+        for (int device = 0; device < 2; device++) {
+          a.scalar = device ? there.data() : nullptr;
+          a.factor = device ? 0 : by;
+          run(slimKernel_premultiply, xs.data(), scaled.data());
+          ASSERT_EQ(CUDA_SUCCESS, cuCtxSynchronize());
+          ASSERT_TRUE(same("premultiplied", wanted, scaled.content()));
+        }
+        a.factor = 3;
         run(slimKernel_scale, nullptr, mean.data());
         slimScaleReal(type, sum.data(), n, 3);
         run(slimKernel_to_real, xs.data(), some.data());
