@@ -114,7 +114,10 @@ int clientThreads(void (*body)(Rank*)) {
   } while (0)
 
 void linkedOpen(Rank* r) {
-  if (client.linked) SLIM(slimCommInitNCCL(&r->slim, r->comm, NULL));
+  if (!client.linked) return;
+  slimConfig_t config = SLIM_CONFIG_INITIALIZER;
+  config.deviceBytes = ((size_t)32 << 20) + mostTensors * 3 * sizeof(float) * client.count; /* buffers, and memories */
+  SLIM(slimCommInitNCCL(&r->slim, r->comm, &config));
 }
 void linkedClose(Rank* r) {
   slimResult_t error;

@@ -19,7 +19,7 @@ struct Mode {
   double tolerance;  // what the codec can be wrong by; 0: nothing is compressed
   int least;         // ranks from which on something is
 };
-#define PRELOAD "LD_PRELOAD=$here/plugin/preload/libslimccl_nccl.so "
+#define PRELOAD "LD_PRELOAD=$here/plugin/preload/libslimccl_nccl.so SLIM_STATE_BYTES=32M "
 
 // qsgd: a message is wrong by one level of 127 (by half of one of 7, rounding to nearest, and with feedback by what the
 // step before left over as well), and there are two, the second of values that are larger by that much.

@@ -1,5 +1,5 @@
-/* What programs do that only show how NCCL is called, or time it: sum buffers that nobody has written, and buffers
- * whose bytes are all 1, floats of 2.4e-38. */
+/* What programs do that only show how NCCL is called, or time it: sum buffers that nobody has written, buffers whose
+ * bytes are all 1, floats of 2.4e-38, and managed memory, which the host fills and looks at. */
 #include <math.h>
 #include <string.h>
 
@@ -22,6 +22,15 @@ static void body(Rank* r) {
   CUDA(cudaStreamSynchronize(r->stream));
   for (size_t i = 0; i < client.count; i++) addError(r, fabs((double)sums[i] / one / r->ranks - 1));
   addToChecksum(r, sums, client.count);
+
+  float* managed;
+  CUDA(cudaMallocManaged((void**)&managed, bytes, cudaMemAttachGlobal));
+  for (size_t i = 0; i < client.count; i++) managed[i] = valueOf(r->rank, 0, i);
+  allReduce(r, 2, managed, managed, client.count, r->stream);
+  CUDA(cudaStreamSynchronize(r->stream));
+  for (size_t i = 0; i < client.count; i++) addError(r, fabs((double)managed[i] - sumOf(r->ranks, 0, i)) / r->ranks);
+  addToChecksum(r, managed, client.count);
+  CUDA(cudaFree(managed));
   CUDA(cudaFree(send));
   CUDA(cudaFree(recv));
   free(sums);

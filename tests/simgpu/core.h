@@ -93,6 +93,8 @@ struct Host {
   size_t size;
   unsigned flags;
   bool ours; /* allocated here, or registered */
+  bool managed = false;
+  int device = 0; /* whose context was current */
 };
 
 struct Context {

@@ -560,10 +560,27 @@ CUresult cuMemAlloc(CUdeviceptr* p, size_t bytes) {
   TRY(unsafeCall());
   return allocate(c->ordinal, bytes, p);
 }
+// Memory of the host, which devices reach at the same address.
+CUresult cuMemAllocManaged(CUdeviceptr* p, size_t bytes, unsigned int flags) {
+  BEGIN_CONTEXT;
+  CHECK(p && bytes && (flags == CU_MEM_ATTACH_GLOBAL || flags == CU_MEM_ATTACH_HOST), INVALID_VALUE);
+  TRY(unsafeCall());
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(at != MAP_FAILED, OUT_OF_MEMORY);
+  *p = (CUdeviceptr)at;
+  hostMemory()[*p] = {bytes, 0, true, true, c->ordinal};
+  return CUDA_SUCCESS;
+}
 CUresult cuMemFree(CUdeviceptr p) {
   BEGIN;
   if (!p) return CUDA_SUCCESS;
   TRY(unsafeCall());
+  if (const auto managed = hostMemory().find(p); managed != hostMemory().end() && managed->second.managed) {
+    for (int d = 0; d < deviceCount(); d++) synchronizeAll(lock, contextOf(d));
+    munmap((void*)p, managed->second.size);
+    hostMemory().erase(managed);
+    return CUDA_SUCCESS;
+  }
   Allocation* a = liveAllocation(p);
   if (!a || a->device != p) {
     fprintf(stderr, "simgpu: refused: cuMemFree of %s\n", describe(p).c_str());
@@ -608,7 +625,7 @@ CUresult cuMemFreeHost(void* p) {
   if (!p) return CUDA_SUCCESS;
   TRY(unsafeCall());
   const auto found = hostMemory().find((uintptr_t)p);
-  CHECK(found != hostMemory().end() && found->second.ours, INVALID_VALUE);
+  CHECK(found != hostMemory().end() && found->second.ours && !found->second.managed, INVALID_VALUE);
   for (int d = 0; d < deviceCount(); d++) synchronizeAll(lock, contextOf(d));
   munmap(p, found->second.size);
   hostMemory().erase(found);
@@ -683,10 +700,10 @@ CUresult cuPointerGetAttribute(void* data, CUpointer_attribute what, CUdeviceptr
   CHECK(a || host, INVALID_VALUE);
   switch (what) {
     case CU_POINTER_ATTRIBUTE_CONTEXT:
-      *(CUcontext*)data = handle(contextOf(a ? a->ordinal : 0));
+      *(CUcontext*)data = handle(contextOf(a ? a->ordinal : host->second.device));
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-      *(unsigned int*)data = a ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+      *(unsigned int*)data = a || host->second.managed ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
       *(CUdeviceptr*)data = p;
@@ -696,10 +713,10 @@ CUresult cuPointerGetAttribute(void* data, CUpointer_attribute what, CUdeviceptr
       *(void**)data = (void*)p;
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-      *(int*)data = a ? a->ordinal : 0;
+      *(int*)data = a ? a->ordinal : host->second.device;
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
-      *(unsigned int*)data = 0;
+      *(unsigned int*)data = host && host->second.managed;
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
       CHECK(a, INVALID_VALUE);
@@ -1026,6 +1043,7 @@ const Entry kEntries[] = {
     STREAM(cuLaunchHostFunc, 10000),
     PLAIN(cuMemGetInfo, 3020),
     PLAIN(cuMemAlloc, 3020),
+    PLAIN(cuMemAllocManaged, 6000),
     PLAIN(cuMemFree, 3020),
     STREAM(cuMemAllocAsync, 11020),
     STREAM(cuMemFreeAsync, 11020),

@@ -713,7 +713,9 @@ ncclResult_t checkBuffer(const char* function, const ncclComm* c, const char* na
   unsigned type = 0;
   CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, p) == CUDA_SUCCESS, ncclInvalidArgument,
         "%s: %s is not device memory", function, name);
-  if (type != CU_MEMORYTYPE_DEVICE) return ncclSuccess;
+  unsigned managed = 0;
+  cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, p);
+  if (type != CU_MEMORYTYPE_DEVICE || managed) return ncclSuccess;
   int device = -1;
   CUdeviceptr start = 0;
   size_t size = 0;

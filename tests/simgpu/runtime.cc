@@ -99,11 +99,15 @@ CUresult begin() {
 CUstream on(cudaStream_t s) { return !s && perThread ? CU_STREAM_PER_THREAD : s; }
 CUdeviceptr address(const void* p) { return reinterpret_cast<CUdeviceptr>(p); }
 
+bool isManaged(const void* p) {
+  unsigned managed = 0;
+  return cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, address(p)) == CUDA_SUCCESS && managed;
+}
 // What the caller says of a pointer is true.
 bool is(const void* p, bool device) {
   unsigned type = CU_MEMORYTYPE_HOST;
   const bool known = cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address(p)) == CUDA_SUCCESS;
-  return device ? known : type == CU_MEMORYTYPE_HOST;  // page-locked memory is both
+  return device ? known : type == CU_MEMORYTYPE_HOST || isManaged(p);  // page-locked and managed memory is both
 }
 bool isKind(const void* to, const void* from, cudaMemcpyKind kind) {
   switch (kind) {
@@ -342,6 +346,26 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = reinterpret_cast<void*>(device);
   return keep(error);
 }
+cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned int flags) {
+  CHECK(p, InvalidValue);
+  BEGIN;
+  CUdeviceptr managed = 0;
+  const CUresult error = cuMemAllocManaged(&managed, bytes, flags);
+  *p = reinterpret_cast<void*>(managed);
+  return keep(error);
+}
+// Advice about where managed memory lies: it is the same everywhere here.
+cudaError_t cudaMemAdvise(const void* p, size_t, cudaMemoryAdvise, cudaMemLocation) {
+  BEGIN;
+  CHECK(isManaged(p), InvalidValue);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPrefetchAsync(const void* p, size_t, cudaMemLocation, unsigned int flags, cudaStream_t s) {
+  unsigned ignored;
+  BEGIN;
+  CHECK(isManaged(p) && !flags, InvalidValue);
+  CALL(cuStreamGetFlags(on(s), &ignored));
+}
 cudaError_t cudaFree(void* p) { CALL(cuMemFree(address(p))); }
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t s) {
   CHECK(p, InvalidValue);
@@ -403,9 +427,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
     return cudaSuccess;
   }
   cuPointerGetAttribute(&a->device, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address(p));
-  a->type = type == CU_MEMORYTYPE_DEVICE ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+  a->type = isManaged(p)                   ? cudaMemoryTypeManaged
+            : type == CU_MEMORYTYPE_DEVICE ? cudaMemoryTypeDevice
+                                           : cudaMemoryTypeHost;
   a->devicePointer = const_cast<void*>(p);
-  if (a->type == cudaMemoryTypeHost) a->hostPointer = a->devicePointer;
+  if (a->type != cudaMemoryTypeDevice) a->hostPointer = a->devicePointer;
   return cudaSuccess;
 }
 
@@ -596,6 +622,7 @@ struct PerThread<function> {
   X(cudaMemsetAsync)          \
   X(cudaMallocAsync)          \
   X(cudaFreeAsync)            \
+  X(cudaMemPrefetchAsync)     \
   X(cudaStreamSynchronize)    \
   X(cudaStreamQuery)          \
   X(cudaStreamWaitEvent)      \

@@ -73,6 +73,32 @@ TEST_F(Runtime, NeverWrittenMemoryIsReadable) {
   OK(cudaFree(q));
 }
 
+TEST_F(Runtime, ManagedMemoryIsEverywhere) {
+  int *managed, *device, out = 0;
+  cudaPointerAttributes attributes;
+  OK(cudaSetDevice(2));
+  OK(cudaMallocManaged(reinterpret_cast<void**>(&managed), sizeof *managed, cudaMemAttachGlobal));
+  OK(cudaMalloc(reinterpret_cast<void**>(&device), sizeof *device));
+  *managed = 7;
+  OK(cudaPointerGetAttributes(&attributes, managed));
+  EXPECT_EQ(attributes.type, cudaMemoryTypeManaged);
+  EXPECT_EQ(attributes.device, 2);
+  OK(cudaMemPrefetchAsync(managed, sizeof *managed, {cudaMemLocationTypeDevice, 2}, 0, nullptr));
+  OK(cudaMemcpy(device, managed, sizeof *managed, cudaMemcpyDeviceToDevice));
+  OK(cudaMemset(managed, 0, sizeof *managed));
+  OK(cudaDeviceSynchronize());
+  EXPECT_EQ(*managed, 0);
+  OK(cudaMemcpy(managed, device, sizeof *managed, cudaMemcpyDefault));
+  EXPECT_EQ(*managed, 7);
+  OK(cudaMemcpy(&out, managed, sizeof out, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(out, 7);
+  EXPECT_EQ(cudaMemPrefetchAsync(device, sizeof *device, {cudaMemLocationTypeDevice, 2}, 0, nullptr),
+            cudaErrorInvalidValue);
+  EXPECT_EQ(cudaFreeHost(managed), cudaErrorInvalidValue);
+  OK(cudaFree(managed));
+  OK(cudaFree(device));
+}
+
 TEST_F(Runtime, Errors) {
   EXPECT_STREQ(cudaGetErrorName(cudaErrorInvalidValue), "cudaErrorInvalidValue");
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
