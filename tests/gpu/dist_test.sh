@@ -20,7 +20,7 @@ if ! ldconfig -p | grep -q 'libcuda\.so\.1'; then
     exit 1
   }
 fi
-out=$(LD_LIBRARY_PATH=$PWD/tests/simgpu SIMGPU_DEVICES=2 "$dir/run.sh" --quick)
+out=$(LD_LIBRARY_PATH=$PWD/tests/simgpu SIMGPU_DEVICES=2 "$dir/run.sh" --quick) || true
 echo "$out"
 [[ $out == *"4 passed, 0 failed" ]]
 grep -q 'Out of bounds values : 0 OK' "$dir/results/all_reduce_perf.txt"

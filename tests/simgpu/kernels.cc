@@ -13,7 +13,7 @@ SIMGPU_POINTERS(slimDecodeArgs, AT(tree), AT(step), AT(payload), AT(h), AT(y), A
                 AT(values), AT(scratch), AT(lambda))
 SIMGPU_POINTERS(slimSelectArgs, AT(tree), AT(step), AT(x), AT(s), AT(v), AT(payload), AT(stats), AT(state), AT(tiles),
                 AT(index), AT(values), AT(scratch))
-SIMGPU_POINTERS(slimDenseArgs, AT(step), AT(src), AT(dst))
+SIMGPU_POINTERS(slimDenseArgs, AT(step), AT(src), AT(dst), AT(scalar))
 SIMGPU_POINTERS(slimStepArgs, AT(step))
 #undef AT
 
