@@ -39,6 +39,8 @@ slimResult_t slimBallotRead(slimComm* comm, uint32_t* least, uint32_t* most) {
   for (int r = 0; r < comm->ranks; r++) {
     uint64_t word;
     while ((word = __atomic_load_n(&words[r], __ATOMIC_ACQUIRE)) >> 32 != comm->ballot.cast) {
+      if (__atomic_load_n(&comm->ballot.over, __ATOMIC_RELAXED))
+        return slimFail(slimRemoteError, "the communicator was destroyed or aborted during a call");
       if (slimSeconds() > until)
         return slimFail(slimRemoteError, "rank %d of %d waited %g s for calls that were enqueued earlier to end",
                         comm->rank, comm->ranks, comm->settings.timeout);

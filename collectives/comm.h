@@ -58,6 +58,7 @@ typedef struct slimComm {
   uint64_t number; /* as the comparison finds it: the largest that a rank gave */
   struct {
     uint32_t cast; /* so far */
+    bool over;     /* they will not come any more; set by any thread */
     void* there;   /* [ranks + 1] words on the device: those received, and the own one */
   } ballot;
   slimSettings settings;

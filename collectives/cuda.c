@@ -1,5 +1,6 @@
 #include "collectives/cuda.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -38,6 +39,7 @@ typedef struct slimCudaComm {
   span* spans;
   /* In pinned memory: */
   unsigned long long *report, *reportOnDevice; /* what kernels found wrong */
+  size_t pinnedBytes;
   uint64_t* words;
   slimCudaSlot* mirrors; /* of tensors, if settings.mirrored */
   int numMirrors;
@@ -458,6 +460,36 @@ static slimResult_t scaleMemory(slimTensor* t, const slimStamp* stamp, uint16_t*
   return slimCudaScaleMemory(&q, stamp, a, n, factor);
 }
 
+/* ---- Pinned memory ---------------------------------------------------------------------------------------------- */
+
+/* Kept for the next communicator, since freeing it would wait for all devices, where ranks may be waiting for this one.
+ */
+typedef struct pinned {
+  struct pinned* next;
+  size_t bytes;
+} pinned;
+static pthread_mutex_t pinnedLock = PTHREAD_MUTEX_INITIALIZER;
+static pinned* unused;
+
+static void* reuse(size_t* bytes) {
+  pthread_mutex_lock(&pinnedLock);
+  pinned** at = &unused;
+  while (*at && (*at)->bytes < *bytes) at = &(*at)->next;
+  pinned* found = *at;
+  if (found) *at = found->next, *bytes = found->bytes;
+  pthread_mutex_unlock(&pinnedLock);
+  return found;
+}
+
+static void keep(void* p, size_t bytes) {
+  pinned* one = p;
+  one->bytes = bytes;
+  pthread_mutex_lock(&pinnedLock);
+  one->next = unused;
+  unused = one;
+  pthread_mutex_unlock(&pinnedLock);
+}
+
 /* ---- Life ------------------------------------------------------------------------------------------------------- */
 
 static void discard(cudaComm* c) {
@@ -475,7 +507,7 @@ static void discard(cudaComm* c) {
     if (c->mark[m]) (void)slimCu.EventDestroy(c->mark[m]);
   if (c->own) (void)slimCu.StreamDestroy(c->own);
   if (c->arena) (void)slimCu.MemFree(at(c->arena));
-  if (c->report) (void)slimCu.MemFreeHost(c->report);
+  if (c->report) keep(c->report, c->pinnedBytes);
   while (c->spans) {
     span* next = c->spans->next;
     free(c->spans);
@@ -554,14 +586,16 @@ slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {
 static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings) {
   CUdeviceptr arena, report;
   const size_t bytes = settings->deviceBytes;
-  const size_t hostBytes =
+  c->pinnedBytes =
       sizeof(uint64_t) * (size_t)(ranks + 2) + (settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0);
   SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
   for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
   SLIM_CU(MemAlloc, &arena, bytes);
   c->arena = (uint8_t*)(uintptr_t)arena;
-  SLIM_CU(MemHostAlloc, (void**)&c->report, hostBytes, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
-  memset(c->report, 0, hostBytes);
+  c->report = reuse(&c->pinnedBytes);
+  if (!c->report)
+    SLIM_CU(MemHostAlloc, (void**)&c->report, c->pinnedBytes, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
+  memset(c->report, 0, c->pinnedBytes);
   c->words = (uint64_t*)c->report + 1;
   c->mirrors = (slimCudaSlot*)(void*)(c->words + ranks + 1);
   SLIM_CU(MemHostGetDevicePointer, &report, c->report, 0);

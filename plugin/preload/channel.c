@@ -129,6 +129,7 @@ void slimChannelSettle(slimChannel* c) {
   c->numGarbage = 0;
 }
 
+void slimChannelStop(slimChannel* c) { __atomic_store_n(&c->comm->ballot.over, true, __ATOMIC_RELAXED); }
 bool slimChannelIsBusy(const slimChannel* c) { return c->asynchronous && c->comm->device->busy(c->comm); }
 bool slimChannelIsAlarmed(const slimChannel* c) { return c->comm->device->alarmed(c->comm); }
 
@@ -437,11 +438,14 @@ static slimResult_t runBare(slimChannel* c, const slimChannelCall* call, uint64_
 static slimResult_t runAsynchronously(slimChannel* c, const slimChannelCall* call, uint64_t key, bool* plain,
                                       slimReason* reason) {
   slimTensor_t tensor = NULL;
-  if (!call->action->memory) return runBare(c, call, key, plain, reason);
   if (c->comm->device->capturesOn(c->comm, call->stream)) {
     SLIM_CHECK(capturedTensor(c, call, &tensor));
-    return tensor ? run(c, call, tensor) : runBare(c, call, key, plain, reason);
+    if (tensor) return run(c, call, tensor);
+    *plain = true; /* a tensor of eager calls may run beside the graph's replays */
+    *reason = slimReasonRoom;
+    return slimSuccess;
   }
+  if (!call->action->memory) return runBare(c, call, key, plain, reason);
   SLIM_CHECK(consult(c, call));
   const slimCycleCall place = {key, (uintptr_t)(call->recv ? call->recv : call->send)};
   uint64_t position;

@@ -19,8 +19,8 @@ typedef struct entry {
   struct entry* next;
   ncclComm_t comm;
   slimChannel* channel; /* NULL: plain */
-  int ranks, users;
-  bool whole;
+  int ranks, device, users;
+  bool whole, inWave;
   uint64_t order;
   char name[128];
 } entry;
@@ -85,13 +85,14 @@ static void giveBack(entry* e) {
   pthread_mutex_unlock(&job.lock);
 }
 
-/* Frees those that are gone, and that neither a thread nor the device uses any more. */
-static void sweep(void) {
+/* Frees those that are gone, and that neither a thread nor the device uses any more. Freeing memory waits for the whole
+ * device, so only for the caller's own: another one may be waiting for this rank. */
+static void sweep(int device) {
   entry* free_ = NULL;
   pthread_mutex_lock(&job.lock);
   for (entry** at = &job.graves; *at;) {
     entry* e = *at;
-    if (e->users || (e->channel && slimChannelIsBusy(e->channel))) {
+    if (e->device != device || e->users || (e->channel && slimChannelIsBusy(e->channel))) {
       at = &e->next;
       continue;
     }
@@ -113,6 +114,7 @@ static void gone(ncclComm_t comm) {
   for (entry** at = &job.entries; *at; at = &(*at)->next) {
     entry* e = *at;
     if (e->comm != comm) continue;
+    if (e->channel) slimChannelStop(e->channel);
     *at = e->next;
     e->next = job.graves;
     job.graves = e;
@@ -139,19 +141,13 @@ static uint64_t rules(void) {
 /* In a group: *comm is there, and compared, after its end. */
 static slimResult_t compare(entry* e, slimComm_t* comm) {
   slimTransport* transport;
-  int device;
   slimConfig_t config = SLIM_CONFIG_INITIALIZER;
   config.seed = job.environment.seed;
   config.timeout = job.environment.timeout;
   config.deviceBytes = concerns(e) ? job.environment.stateBytes : minimalBytes;
   const slimPreloadSettings preload = {.rules = rules(), .number = job.seen, .mirrored = *job.environment.stats};
   SLIM_CHECK(slimNcclTransport(&transport, e->comm, &job.nccl));
-  const ncclResult_t code = job.nccl.commCuDevice(e->comm, &device);
-  if (code != ncclSuccess) {
-    transport->destroy(transport);
-    return slimFail(slimSystemError, "ncclCommCuDevice: %s", job.nccl.getErrorString(code));
-  }
-  return slimCommInitTransportOn(comm, transport, device, &config, &preload);
+  return slimCommInitTransportOn(comm, transport, e->device, &config, &preload);
 }
 
 /* All ranks have the same settings. */
@@ -179,7 +175,8 @@ static entry* add(const slimNcclMade* made) {
   e->comm = made->comm;
   snprintf(e->name, sizeof e->name, "%s", made->name);
   if (!made->blocking || job.nccl.commCount(e->comm, &e->ranks) != ncclSuccess ||
-      job.nccl.commUserRank(e->comm, &rank) != ncclSuccess) {
+      job.nccl.commUserRank(e->comm, &rank) != ncclSuccess ||
+      job.nccl.commCuDevice(e->comm, &e->device) != ncclSuccess) {
     free(e);
     return NULL;
   }
@@ -192,7 +189,6 @@ static entry* add(const slimNcclMade* made) {
 }
 
 static void made(const slimNcclMade* list, int n) {
-  sweep();
   entry** entries = calloc((size_t)n, sizeof(entry*));
   slimComm_t* comms = calloc((size_t)n, sizeof *comms);
   if (!entries || !comms) {
@@ -204,6 +200,7 @@ static void made(const slimNcclMade* list, int n) {
   slimGroupStart();
   for (int i = 0; i < n; i++) {
     entries[i] = add(&list[i]);
+    if (entries[i]) sweep(entries[i]->device);
     if (!entries[i]) {
       slimLog(slimLogInfo, "a communicator that is not blocking stays plain");
     } else if (entries[i]->ranks > 1 && compare(entries[i], &comms[i]) != slimSuccess) {
@@ -280,6 +277,7 @@ typedef struct deferred {
   entry* to;
   slimChannelCall call;
   slimNcclCall nccl;
+  bool ran;
 } deferred;
 
 static _Thread_local struct { deferred *first, **end; } group;
@@ -384,7 +382,7 @@ static bool call(const slimNcclCall* m, bool inGroup, ncclResult_t* result) {
       giveBack(e);
       return true;
     }
-    *d = (deferred){NULL, e, todo, *m};
+    *d = (deferred){NULL, e, todo, *m, false};
     if (!group.first) group.end = &group.first;
     *group.end = d;
     group.end = &d->next;
@@ -398,14 +396,16 @@ static bool call(const slimNcclCall* m, bool inGroup, ncclResult_t* result) {
   return true;
 }
 
-/* Those that are compressed after all, and then those that are not. */
-static ncclResult_t runAll(deferred* list) {
+/* The next call of each handle of the communicator that comes first, so that a call finds those before it on their way,
+ * on all ranks. Those that are not compressed after all go to the list that ends at *end. */
+static slimResult_t runWave(deferred* list, deferred*** end) {
   slimReason reason;
   slimResult_t result = slimSuccess;
-  deferred *plains = NULL, **end = &plains;
   slimGroupStart();
   for (deferred* d = list; d && result == slimSuccess; d = d->next) {
+    if (d->ran || d->to->inWave || d->to->order != list->to->order) continue;
     bool plain;
+    d->ran = d->to->inWave = true;
     result = slimChannelRun(d->to->channel, &d->call, &plain, &reason);
     if (result != slimSuccess || !plain) continue;
     slimCountForwarded(reason);
@@ -414,14 +414,25 @@ static ncclResult_t runAll(deferred* list) {
     if (!copy) break;
     *copy = *d;
     copy->next = NULL;
-    *end = copy;
-    end = &copy->next;
+    **end = copy;
+    *end = &copy->next;
   }
+  for (deferred* d = list; d; d = d->next) d->to->inWave = false;
   char why[512] = "";
   if (result != slimSuccess) snprintf(why, sizeof why, "%s", slimGetLastError());
   const slimResult_t ended = slimGroupEnd();
-  if (result != slimSuccess) (void)slimFail(result, "%s", why);
-  ncclResult_t code = answer(result != slimSuccess ? result : ended);
+  return result != slimSuccess ? slimFail(result, "%s", why) : ended;
+}
+
+/* Those that are compressed after all, and then those that are not. */
+static ncclResult_t runAll(deferred* list) {
+  slimResult_t result = slimSuccess;
+  deferred *plains = NULL, **end = &plains;
+  while (list && result == slimSuccess) {
+    result = runWave(list, &end);
+    while (list && list->ran) list = list->next;
+  }
+  ncclResult_t code = answer(result);
   const bool some = plains && code == ncclSuccess;
   if (some) code = job.nccl.groupStart();
   while (plains) {
