@@ -1,0 +1,587 @@
+// libslimccl_nccl.so under an NCCL program that knows nothing of it (nccl_play.c has its language), on the stand-in.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct Result {
+  int status = -1;
+  std::map<std::string, double> values;     // "name value" lines
+  std::map<std::string, std::string> bits;  // of results, by label
+  std::string text;                         // everything: stderr, and files that end with .json or .log
+
+  double operator[](const std::string& name) const {
+    const auto found = values.find(name);
+    if (found != values.end()) return found->second;
+    ADD_FAILURE() << "no " << name << " in:\n" << text;
+    return -1;
+  }
+};
+
+struct Way {
+  std::string environment;  // "NAME='value' …", for the shell
+  std::string policy = "";  // the text of SLIM_POLICY's file
+  std::string as = "threads";
+  std::string flags = "";
+  std::string linked = "";  // a spec: SlimCCL's own functions, without the preload
+  bool findings = false;    // of the stand-in: not a mistake
+};
+
+Result Play(const Way& way, int ranks, const std::string& script) {
+  std::string folder = "/tmp/slim.XXXXXX";
+  if (!mkdtemp(folder.data())) return {};
+  char cwd[4096];
+  const std::string here = getcwd(cwd, sizeof cwd), n = std::to_string(ranks);
+  if (!way.policy.empty()) std::ofstream(folder + "/rules") << way.policy;
+  std::string command = "cd " + folder + " && timeout 100 env LD_LIBRARY_PATH=" + here +
+                        "/tests/simgpu SIMGPU_DEVICES=8 SLIM_STATE_BYTES=8M SLIM_MIN_BYTES=1 SLIM_TIMEOUT=60 ";
+  if (!way.policy.empty()) command += "SLIM_POLICY=rules ";
+  command += "WORLD_SIZE=" + n + " " + way.environment + " ";
+  if (way.linked.empty()) command += "LD_PRELOAD=" + here + "/plugin/preload/libslimccl_nccl.so ";
+  command += here + "/tests/preload/nccl_play" + (way.linked.empty() ? "" : "_linked") + " " + way.as + " " + n + " '" +
+             script + "' " + way.flags;
+  if (!way.linked.empty()) command += " --linked '" + way.linked + "'";
+  command += " </dev/null 2>&1; code=$?; cat *.json *.log 2>/dev/null; rm -rf " + folder + "; exit $code";
+  Result result;
+  FILE* pipe = popen(command.c_str(), "r");
+  char line[4096];
+  while (fgets(line, sizeof line, pipe)) {
+    result.text += line;
+    std::istringstream words(line);
+    std::string name, rest;
+    double value;
+    if (std::istringstream one(line);
+        one >> name >> rest && name.size() > 6 && name.substr(name.size() - 6) == ".bits:")
+      result.bits[name.substr(0, name.size() - 6)] = rest;
+    else if (words >> name >> value && !(words >> rest))
+      result.values[name] = value;
+  }
+  const int code = pclose(pipe);
+  result.status = WIFEXITED(code) ? WEXITSTATUS(code) : -1;
+  EXPECT_TRUE(way.findings || result.text.find("simgpu:") == std::string::npos) << script << "\n" << result.text;
+  return result;
+}
+
+int Count(const std::string& text, const std::string& what) {
+  int n = 0;
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) n++;
+  return n;
+}
+
+// "N calls: why" of the statistics.
+std::string Untouched(int calls, const std::string& why) {
+  return "untouched " + std::to_string(calls) + " calls: " + why;
+}
+
+// Both messages may be wrong by one level of 127, the second of values that are larger by that much; and bf16.
+constexpr double kBound8 = 2. / 127 + 1. / (127 * 127) + 1. / 256;
+// One level of 7 in two messages; with feedback half a level, and what was left over of the step before.
+constexpr double kBound4 = 2. / 7 + 1. / 49;
+
+class NcclPreload : public testing::TestWithParam<int> {
+ protected:
+  static int ranks() { return GetParam(); }
+};
+INSTANTIATE_TEST_SUITE_P(Ranks, NcclPreload, testing::Values(1, 2, 3, 4, 8));
+
+// ---- Results
+// ----------------------------------------------------------------------------------------------------------
+
+// No two buffers of a script have the same count, so that with and without preload tensors are numbered alike.
+const char kTypes[] =
+    "init 0; buffers am 1501 f32; buffers bn 1502 f16; buffers co 1503 bf16; buffers dp 1504 f64;"
+    "buffers e 1505 f32; buffers f 1 f32; buffers g 7 f64; buffers h 1506 f16;";
+
+void ExpectCompressed(const Result& r, int ranks, const std::string& labels, double bound) {
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char c : labels) {
+    const std::string label = std::string("t") + c;
+    EXPECT_LE(r[label + ".off"], bound) << label;
+    EXPECT_EQ(r[label + ".differ"], 0) << label;
+    if (ranks > 1) {
+      EXPECT_GT(r[label + ".off"], 1e-5) << label << " was not compressed";
+    }
+  }
+}
+
+TEST_P(NcclPreload, AllReduceIsSlimAllReduce) {
+  for (const char* op : {"sum", "avg", "half"}) {
+    SCOPED_TRACE(op);
+    const std::string script = std::string(kTypes) + "loop 2; fill abcdefgh random 1; allreduce mnop abcd * " + op +
+                               "; check t mnop; allreduce efgh = * " + op + "; check t efgh; end; destroy 0";
+    for (const char* as : {"threads", "processes", "one"}) {
+      SCOPED_TRACE(as);
+      const Result r = Play({"SLIM_COMPRESS='qsgd(bits=8)'", "", as}, ranks(), script);
+      ExpectCompressed(r, ranks(), "mnopeh", kBound8);
+      EXPECT_LE(r["tf.off"], kBound8);
+      EXPECT_LE(r["tg.off"], kBound8);
+      if (std::string(as) != "threads" || std::string(op) == "half" || ranks() == 1) continue;
+      EXPECT_EQ(r.bits, Play({"", "", as, "", "qsgd(bits=8)"}, ranks(), script).bits);
+    }
+  }
+}
+
+TEST_P(NcclPreload, FeedbackHasTheBitsOfSlimAllReduce) {
+  const std::string script =
+      std::string(kTypes) +
+      "loop 5; fill abcde random 1; allreduce mnop abcd * sum; check t mnop; allreduce e = * avg;"
+      "check t e; end; destroy 0";
+  const Result r = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=5"}, ranks(), script);
+  ExpectCompressed(r, ranks(), "mnope", kBound4);
+  if (ranks() == 1) return;
+  EXPECT_EQ(r.bits, Play({"", "", "threads", "", "ef(qsgd(bits=4))"}, ranks(), script).bits);
+}
+
+TEST_P(NcclPreload, ReduceScatter) {
+  const std::string n = std::to_string(ranks()), all = std::to_string(701 * ranks());
+  const std::string script =
+      "init 0; buffers am " + all + " f32; buffers bn " + all + " f16; buffers c " + all + " bf16; buffers d " + all +
+      " f64; buffers e " + n + " f32;" +
+      "fill abcde random 1; reduce_scatter mn ab * sum; reduce_scatter cde = * avg;"
+      "check t mncde; reduce_scatter m a 0 sum; sync; reduce_scatter n b 1 sum; check z n; destroy 0";
+  for (const char* as : {"threads", "one"}) {
+    const Result r = Play({"SLIM_COMPRESS='qsgd(bits=8)' SLIM_MIN_BYTES=0", "", as}, ranks(), script);
+    ExpectCompressed(r, ranks(), "mncd", 1. / 127 + 1. / 256);
+    EXPECT_LE(r["te.off"], 1. / 127);
+    EXPECT_LE(r["zn.off"], 1. / 127 + 1. / 2048);
+  }
+}
+
+TEST_P(NcclPreload, EveryCollectiveByRule) {
+  const std::string script =
+      "init 0; buffers ab 1001 f32; buffers m 8008 f32; buffers n 8008 bf16; fill abmn random 1;"
+      "all_gather m a 1001 sum; check t m; all_gather n = 1001 sum; check t n;"
+      "broadcast b a * sum 0; check t b; fill a random 1; broadcast a = * sum 0; check t a;"
+      "buffers cd 1002 f64; fill cd random 1; reduce d c * sum 0; check t d; reduce c = * avg 0; check t c; destroy 0";
+  for (const char* as : {"threads", "one"}) {
+    const Result r = Play({"", "-> qsgd(bits=8)\n", as}, ranks(), script);
+    ExpectCompressed(r, ranks(), "mnbadc", kBound8);
+  }
+  const Result exact = Play({"SLIM_COMPRESS='qsgd(bits=8)' SLIM_STATS=1"}, ranks(), script);
+  for (const char* label : {"tm", "tb", "ta", "td"}) EXPECT_EQ(exact[label + std::string(".off")], 0) << label;
+  if (ranks() > 1) {
+    EXPECT_EQ(
+        Count(exact.text, Untouched(6 * ranks(), "neither allreduce nor reduce-scatter, and no rule asks for it")), 1)
+        << exact.text;
+  }
+}
+
+// ---- What stays NCCL's
+// ------------------------------------------------------------------------------------------------
+
+TEST_P(NcclPreload, EverythingElseIsExact) {
+  const std::string script =
+      "init 0; buffers ab 3000 f32; buffers c 3000 i32; buffers d 100 f32; fill abcd random 1;"
+      "allreduce b a * max; check t b; allreduce b a * min; check u b;"
+      "allreduce c = * sum; check t c; allreduce d = * sum; check t d; split 1 0 2; on 1; fill a random 1;"
+      "allreduce b a * sum; check w b; destroy 1; destroy 0";
+  for (const char* as : {"threads", "one"}) {
+    const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_MIN_BYTES=1K SLIM_STATS=1", "", as}, ranks(), script);
+    ASSERT_EQ(r.status, 0) << r.text;
+    for (const char* label : {"tb", "ub", "tc", "td", "wb"}) EXPECT_EQ(r[label + std::string(".off")], 0) << label;
+    EXPECT_EQ(Count(r.text, Untouched(2 * ranks(), "not a sum or average")), 1) << r.text;
+    EXPECT_EQ(Count(r.text, Untouched(ranks(), "not fp16")), 1) << r.text;
+    EXPECT_EQ(Count(r.text, "compressed 0 calls"), 1) << r.text;
+    if (ranks() < 4) continue; /* the parts have one rank */
+    EXPECT_EQ(Count(r.text, Untouched(ranks(), "smaller than SLIM_MIN_BYTES")), 1) << r.text;
+    EXPECT_EQ(Count(r.text, Untouched(ranks(), "not over all ranks of the job")), 1) << r.text;
+  }
+}
+
+// A rule may ask for communicators that are a part of the job: each has its own tensors.
+TEST(NcclPreloadParts, ByRule) {
+  const Result r =
+      Play({"SLIM_STATS=1", "ranks=2 -> qsgd(bits=8)\nranks=3 -> qsgd(bits=4)\n"}, 4,
+           "init 0; split 1 0 2; shrink 2 0 3; buffers abc 1000 f32; fill abc random 1; allreduce a = * sum;"
+           "check t a; on 1; allreduce b = * sum; check s b; on 2; @0 allreduce c = * sum; @1 allreduce c ="
+           " * sum; @2 allreduce c = * sum; @0 check x c; @1 check x c; @2 check x c; destroy 1; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r["ta.off"], 0);
+  EXPECT_GT(r["sb.off"], 1e-4);
+  EXPECT_LE(r["sb.off"], kBound8);
+  EXPECT_GT(r["xc.off"], 0.02);
+  EXPECT_LE(r["xc.off"], kBound4);
+}
+
+// ---- Which tensor is it?
+// ---------------------------------------------------------------------------------------------- Bucket g is of zeros
+// and h of huge values: another tensor's error would show in g, and h's in any other.
+
+const char kFeedback[] = "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_DEBUG=INFO";
+const std::string kFill = "fill abcdefghijkl constant 1; fill g zero 1; fill h constant 1048576;";
+const std::string kBuckets = "init 0; buffers abcdefghijkl 300 f32;";
+
+void ExpectNoAliasing(const Result& r, const std::string& labels) {
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char c : labels) {
+    const std::string label = std::string("t") + c;
+    EXPECT_LE(r[label + ".off"], kBound4) << label;
+    EXPECT_EQ(r[label + ".differ"], 0) << label;
+    if (c == 'g') {
+      EXPECT_EQ(r["tg.peak"], 0);
+    }
+  }
+}
+int Starts(const Result& r, int period) {
+  return Count(r.text, "its calls repeat every " + std::to_string(period) + ": error feedback starts");
+}
+int Breaks(const Result& r) { return Count(r.text, "a call broke the cycle"); }
+
+TEST_P(NcclPreload, TwelveEqualBuckets) {
+  for (const char* as : {"threads", "one"}) {
+    const Result r =
+        Play({kFeedback, "", as}, ranks(),
+             kBuckets + "loop 24;" + kFill + "allreduce lkjihgfedcba = * sum; check t abfgh; end; destroy 0");
+    ExpectNoAliasing(r, "abfgh");
+    if (ranks() == 1) continue;
+    EXPECT_EQ(Starts(r, 12), ranks()) << r.text;
+    EXPECT_EQ(Breaks(r), 0);
+    EXPECT_LT(r["ta.mean"], r["ta.worst"] / 3);
+  }
+}
+
+// All calls of a step, or of several, in one group.
+TEST_P(NcclPreload, TwelveEqualBucketsInGroups) {
+  for (const char* as : {"threads", "processes", "one"}) {
+    const Result r =
+        Play({kFeedback, "", as}, ranks(),
+             kBuckets + "loop 6;" + kFill +
+                 "group; allreduce lkjihgfedcba = * avg; allreduce lkjihgfedcba = * avg;"
+                 "allreduce lkjihgfedcba = * avg; allreduce lkjihgfedcba = * avg; end_group; end;"
+                 "loop 6;" +
+                 kFill + "group; allreduce lkjihgfedcba = * avg; end_group; check t abfgh; end; destroy 0");
+    ExpectNoAliasing(r, "abfgh");
+    if (ranks() > 1) {
+      EXPECT_EQ(Starts(r, 12), ranks()) << r.text;
+      EXPECT_EQ(Breaks(r), 0);
+    }
+  }
+}
+
+// DDP's second step has other buckets, in another order: here the last one first, and a palindrome.
+TEST_P(NcclPreload, BucketsAreRebuilt) {
+  const std::string begin =
+      kBuckets + kFill + "allreduce abcdefghijkl = * sum; buffers abcdefghijkl 300 f32; loop 30;" + kFill;
+  const Result r = Play({kFeedback}, ranks(), begin + "allreduce lkjihgfedcba = * sum; check t abfgh; end; destroy 0");
+  ExpectNoAliasing(r, "abfgh");
+  const Result palindrome = Play({kFeedback}, ranks(), begin + "allreduce abcghhgcba = * avg; check t abcgh; end");
+  ExpectNoAliasing(palindrome, "abcgh");
+  if (ranks() > 1) {
+    EXPECT_EQ(Starts(r, 12), ranks()) << r.text;
+    EXPECT_EQ(Starts(palindrome, 10), ranks()) << palindrome.text;
+  }
+}
+
+TEST_P(NcclPreload, ASkippedBlock) {
+  const std::string step = kFill + "allreduce abcdefghijkl = * sum; check t abfgh;";
+  const Result r =
+      Play({kFeedback}, ranks(),
+           kBuckets + "loop 7;" + step + "end;" + kFill + "allreduce abcdefhijkl = * sum; loop 7;" + step + "end;" +
+               kFill + "allreduce bcdefghijkl = * sum; check t bfgh; loop 3;" + step + "end; destroy 0");
+  ExpectNoAliasing(r, "abfgh");
+  if (ranks() > 1) {
+    EXPECT_EQ(Breaks(r), 2 * ranks()) << r.text;
+    EXPECT_EQ(Starts(r, 12), 2 * ranks()) << r.text;
+  }
+}
+
+TEST_P(NcclPreload, AnEqualSizedEvaluationCall) {
+  const Result r = Play({kFeedback}, ranks(),
+                        kBuckets + "buffers m 300 f32; loop 7;" + kFill +
+                            "allreduce abcdefghijkl = * sum; check t abfgh; end; fill m zero 1; allreduce m = * sum;"
+                            "check u m; loop 7;" +
+                            kFill + "allreduce abcdefghijkl = * sum; check t abfgh; end; destroy 0");
+  ExpectNoAliasing(r, "abfgh");
+  EXPECT_EQ(r["um.peak"], 0);
+  if (ranks() > 1) {
+    EXPECT_EQ(Breaks(r), ranks()) << r.text;
+  }
+}
+
+// Three backward passes without communication, then one with it, is nothing new; what is: a pass that sums half of the
+// buckets twice.
+TEST_P(NcclPreload, GradientAccumulation) {
+  const Result r = Play({kFeedback}, ranks(),
+                        kBuckets + "loop 8;" + kFill + "allreduce abcdefgh = * sum;" + kFill +
+                            "allreduce abcdefghijkl = * sum; check t abfgh; end; destroy 0");
+  ExpectNoAliasing(r, "abfgh");
+  if (ranks() > 1) {
+    EXPECT_EQ(Starts(r, 20), ranks()) << r.text;
+    EXPECT_EQ(Breaks(r), 0);
+  }
+}
+
+TEST_P(NcclPreload, ThreeBreaksEndTheSearch) {
+  const std::string step = "fill ab constant 1; fill g zero 1; fill h constant 1048576; allreduce abgh = * sum;";
+  std::string script = "init 0; buffers abgh 300 f32;";
+  for (const char* one : {"a", "bb", "ggg"}) script += "loop 45;" + step + "end; allreduce " + one + " = * sum;";
+  const Result r = Play({kFeedback}, ranks(), script + "loop 24;" + step + "check t abgh; end; destroy 0");
+  ExpectNoAliasing(r, "abgh");
+  if (ranks() == 1) return;
+  EXPECT_EQ(Breaks(r), 2 * ranks()) << r.text;
+  EXPECT_EQ(Count(r.text, "WARN communicator 0: its calls follow no cycle"), ranks()) << r.text;
+  EXPECT_NE(r.text.find("Set SLIM_CYCLE"), std::string::npos);
+  EXPECT_EQ(Starts(r, 4), 3 * ranks()) << r.text;
+}
+
+// One rank's buffers change places: only that rank sees it. Nobody waits, and no error goes to another tensor.
+TEST_P(NcclPreload, AnAddressDiffersOnOneRank) {
+  const std::string step =
+      "fill abgh constant 1; fill g zero 1; fill h constant 1048576; allreduce abgh = * sum;"
+      "check t abgh; end;";
+  for (const char* as : {"threads", "processes"}) {
+    const Result r =
+        Play({kFeedback, "", as}, ranks(),
+             "init 0; buffers abgh 300 f32; loop 25;" + step + "@1 swap g h; loop 40;" + step + "destroy 0");
+    ExpectNoAliasing(r, "abgh");
+    if (ranks() == 1) continue;
+    EXPECT_EQ(Breaks(r), ranks()) << r.text;
+    EXPECT_EQ(Starts(r, 4), 2 * ranks()) << r.text;
+  }
+}
+
+// The mean over steps of what was sent of a constant gradient comes to it, as 1/steps; and not without a memory.
+TEST_P(NcclPreload, FeedbackWorks) {
+  const std::string script =
+      "init 0; buffers ab 500 f32; loop 50; fill ab constant 1; allreduce ab = * avg; check t ab;"
+      "end; destroy 0";
+  const Result given = Play({"SLIM_COMPRESS='ef(onebit)' SLIM_CYCLE=2"}, ranks(), script);
+  ASSERT_EQ(given.status, 0) << given.text;
+  const Result marked = Play({"SLIM_COMPRESS='ef(onebit)'", "", "processes"}, ranks(),
+                             "init 0; buffers ab 500 f32; loop 50; step; fill ab constant 1; allreduce ab = * avg;"
+                             "check t ab; end; destroy 0");
+  ASSERT_EQ(marked.status, 0) << marked.text;
+  const Result unknown = Play({"SLIM_COMPRESS='ef(onebit)' SLIM_STATS=1"}, ranks(),
+                              "init 0; buffers ab 500 f32; loop 30; fill ab constant 1; allreduce ab = * avg;"
+                              "check t ab; end; destroy 0");
+  EXPECT_LT(unknown["ta.worst"], 1e-6) << "a biased codec without memory";
+  if (ranks() == 1) return;
+  EXPECT_EQ(Count(unknown.text, Untouched(60 * ranks(), "its codec is biased, and the cycle is not known yet")), 1)
+      << unknown.text;
+  for (const Result* r : {&given, &marked}) {
+    EXPECT_GT((*r)["ta.worst"], 0.3);
+    EXPECT_LT((*r)["ta.mean"], (*r)["ta.worst"] / 8);
+    EXPECT_EQ((*r)["ta.differ"], 0);
+  }
+}
+
+// Buffers move every step (FSDP): a cycle is found only where the program, or its user, says so.
+TEST_P(NcclPreload, MovingBuffers) {
+  const std::string script =
+      "init 0; loop 40; buffers abc 301 f32; fill abc constant 1; allreduce abc = * sum;"
+      "check t abc; end; destroy 0";
+  const Result lost = Play({kFeedback}, ranks(), script);
+  ExpectCompressed(lost, ranks(), "abc", kBound4);
+  EXPECT_EQ(Starts(lost, 3), 0);
+  const Result given = Play({kFeedback + std::string(" SLIM_CYCLE=3 SLIM_STATS=s.json")}, ranks(), script);
+  ExpectCompressed(given, ranks(), "abc", kBound4);
+  if (ranks() == 1) return;
+  EXPECT_LT(given["ta.mean"], lost["ta.mean"] / 2);
+  EXPECT_EQ(Breaks(given), 0);
+  EXPECT_EQ(Count(given.text, "\"cycle\": 3"), ranks()) << given.text;
+}
+
+// ---- Creation
+// ---------------------------------------------------------------------------------------------------------
+
+const char kOneCall[] = "init 0; buffers a 1000 f32; fill a random 1; allreduce a = * sum; check t a; destroy 0";
+
+TEST(NcclPreloadCreation, SettingsDiffer) {
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)'", "", "processes", "--env 1 SLIM_COMPRESS=onebit"}, 3, kOneCall);
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r["ta.off"], 0);
+  EXPECT_EQ(Count(r.text, "ranks disagree about the rules and SLIM_* settings: rank 1 has"), 3) << r.text;
+}
+
+TEST(NcclPreloadCreation, AMistakeOnOneRank) {
+  for (const char* wrong : {"'SLIM_COMPRESS=qsgd(bit=4)'", "SLIM_MIN_BYTES=lots"}) {
+    const Result r =
+        Play({"SLIM_COMPRESS='qsgd(bits=4)'", "", "processes", std::string("--env 2 ") + wrong}, 3, kOneCall);
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_EQ(r["ta.off"], 0);
+    EXPECT_EQ(Count(r.text, "SlimCCL is off"), 1) << r.text;
+    EXPECT_EQ(Count(r.text, "rank 2 has"), 3) << r.text;
+  }
+}
+
+TEST(NcclPreloadCreation, WithoutALauncherOnlyInitAll) {
+  const Result all = Play({"SLIM_COMPRESS='qsgd(bits=4)' WORLD_SIZE=", "", "one"}, 4, kOneCall);
+  EXPECT_GT(all["ta.off"], 0.01);
+  const Result threads = Play({"SLIM_COMPRESS='qsgd(bits=4)' WORLD_SIZE="}, 4, kOneCall);
+  EXPECT_EQ(threads["ta.off"], 0);
+  EXPECT_EQ(Count(threads.text, "neither WORLD_SIZE nor a launcher says how many ranks"), 1) << threads.text;
+}
+
+TEST(NcclPreloadCreation, NonBlockingStaysPlain) {
+  const Result r =
+      Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO"}, 3,
+           "nonblocking 0; buffers a 1000 f32; fill a random 1; allreduce a = * sum; check t a; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r["ta.off"], 0);
+  EXPECT_EQ(Count(r.text, "not blocking stays plain"), 3);
+}
+
+// Handles' addresses come back, and so does the memory.
+TEST(NcclPreloadCreation, ManyOneAfterTheOther) {
+  for (const char* as : {"threads", "one"}) {
+    const Result r =
+        Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1", "", as}, 3,
+             "buffers a 1000 f32; init 0; destroy 0; init 0; used before; destroy 0; loop 20; init 0;"
+             "fill a random 1; allreduce a = * sum; check t a; destroy 0; end; init 0; used after; destroy 0");
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_GT(r["ta.last"], 0.01);
+    EXPECT_LE(r["ta.off"], kBound4);
+    EXPECT_LE(r["after.peak"], r["before.peak"]);
+  }
+}
+
+// Rank 0 makes calls that rank 1 does not, until it has to wait; then its watchdog ends the communicator.
+TEST(NcclPreloadCreation, AbortByAnotherThread) {
+  Way way = {"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_TIMEOUT=600"};
+  way.findings = true;  // a rank that misses another one
+  const Result r =
+      Play(way, 2,
+           "init 0; buffers a 1000 f32; fill a constant 1; loop 5; allreduce a = * sum; sync; end; barrier;"
+           "@0 aborts 0; loop 90; @0 ?allreduce a = * sum; end; @1 pause 200; @1 ?abort 0; pause 50");
+  EXPECT_EQ(r.status, 0) << r.text;
+  EXPECT_NE(r.text.find("the communicator was destroyed or aborted during a call"), std::string::npos) << r.text;
+}
+
+// Two communicators of the same ranks in one group, each on a stream of its own; on another rank in another order.
+TEST(NcclPreloadCreation, SeveralInAGroup) {
+  const std::string first = "on 0; stream 0; allreduce ab = * sum;", second = "on 1; stream 1; allreduce cd = * sum;";
+  const auto only = [](int rank, std::string commands) {
+    const std::string prefix = "@" + std::to_string(rank) + " ";
+    for (size_t at = 0; at < commands.size(); at = commands.find(';', at) + 1) commands.insert(at, prefix);
+    return commands;
+  };
+  const std::string begin = "init 0; init 1; buffers abcd 500 f32; loop 60; fill abcd constant 1; group;",
+                    end = "end_group; stream 0; check t ab; stream 1; check t cd; end; destroy 0; destroy 1";
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)'"}, 3,
+                        begin + only(0, first + second) + only(1, second + first) + only(2, first + second) + end);
+  ExpectCompressed(r, 3, "abcd", kBound4);
+  const Result memory = Play({kFeedback}, 3, begin + first + second + end);
+  ExpectCompressed(memory, 3, "abcd", kBound4);
+  EXPECT_EQ(Starts(memory, 2), 6) << memory.text;
+}
+
+// ---- Room
+// -------------------------------------------------------------------------------------------------------------
+
+TEST_P(NcclPreload, StateThatDoesNotFit) {
+  const std::string script =
+      "init 0; buffers ab 40000 f32; loop 3; fill ab random 1; allreduce ab = * sum; check t ab;"
+      "end; destroy 0";
+  const Result r = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=2 SLIM_STATE_BYTES=300K"}, ranks(), script);
+  const Result biased = Play({"SLIM_COMPRESS='ef(onebit)' SLIM_CYCLE=2 SLIM_STATE_BYTES=64K"}, ranks(), script);
+  ASSERT_EQ(r.status, 0) << r.text;
+  ASSERT_EQ(biased.status, 0) << biased.text;
+  EXPECT_LE(r["tb.off"], kBound4);
+  EXPECT_EQ(r["tb.differ"], 0);
+  EXPECT_EQ(biased["tb.off"], 0);
+  if (ranks() == 1) return;
+  EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << r.text;
+  EXPECT_EQ(Count(biased.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << biased.text;
+}
+
+// ---- Graphs
+// -----------------------------------------------------------------------------------------------------------
+
+// The first call of all is captured; three replays; eager calls on another stream beside them.
+TEST_P(NcclPreload, GraphsBesideEagerCalls) {
+  for (const char* spec : {"qsgd(bits=4)", "ef(qsgd(bits=4))"})
+    for (const char* as : {"threads", "processes"}) {
+      SCOPED_TRACE(spec);
+      const Result r = Play({std::string("SLIM_STATS=1 SLIM_COMPRESS='") + spec + "'", "", as}, ranks(),
+                            "init 0; buffers abcd 600 f32; fill ab constant 1; capture; allreduce ca ab * sum;"
+                            "allreduce d b * sum; end_capture; stream 1; buffers e 600 f32; loop 4; stream 0;"
+                            "fill ab constant 1; replay; stream 1; fill e constant 1; allreduce e = * sum; check e e;"
+                            "stream 0; check t cd; end");
+      ASSERT_EQ(r.status, 0) << r.text;
+      EXPECT_LE(r["td.off"], kBound4);
+      EXPECT_LE(r["ee.off"], kBound4);
+      EXPECT_EQ(r["ee.differ"], 0);
+      EXPECT_EQ(r["td.differ"], 0);
+    }
+}
+
+// ---- Errors
+// -----------------------------------------------------------------------------------------------------------
+
+TEST(NcclPreloadErrors, RanksThatMakeOtherCalls) {
+  const Result r =
+      Play({"SLIM_COMPRESS='qsgd(bits=4)'"}, 2,
+           "init 0; buffers ab 1000 f32; buffers c 1000 f16; fill abc random 1; async 0; @0 allreduce a = *"
+           " sum; @1 allreduce c = * sum; sync; barrier; async 0; ?allreduce b = * sum; sync; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (int rank = 0; rank < 2; rank++) {
+    const std::string who = "rank " + std::to_string(rank) + ": ";
+    EXPECT_EQ(Count(r.text, who + "async: no error"), 1) << r.text;
+    EXPECT_EQ(Count(r.text, who + "async: internal error"), 1) << r.text;
+    EXPECT_EQ(Count(r.text, who + "allreduce: internal error"), 1) << r.text;
+    EXPECT_EQ(Count(r.text, "rank " + std::to_string(rank) + "'s message is not of the spec"), 1) << r.text;
+  }
+}
+
+// ---- What it says
+// -----------------------------------------------------------------------------------------------------
+
+TEST(NcclPreloadReport, Statistics) {
+  const std::string script =
+      "init 0; buffers a 50000 f32; loop 4; fill a random 1; allreduce a = * sum; end; sync; seal";
+  const Result table = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1 SLIM_STATS=1"}, 4, script);
+  ASSERT_EQ(table.status, 0) << "CUDA was called at the end: " << table.text;
+  EXPECT_EQ(Count(table.text, "SlimCCL statistics, rank 0 of 4"), 1) << table.text;
+  EXPECT_EQ(Count(table.text, "compressed 16 calls"), 1) << table.text;
+  const Result json =
+      Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1 SLIM_STATS=s%p.json", "", "processes"}, 4, script);
+  ASSERT_EQ(json.status, 0) << json.text;
+  EXPECT_EQ(Count(json.text, "\"compressedCalls\": 4"), 4) << json.text;
+  // 4 calls of 50000 floats: 2·3/4 of 4 bits each, and little more.
+  const double ideal = 4 * 50000 * 1.5 / 2;
+  const size_t at = json.text.rfind("\"wireBytes\": ");
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_GT(std::stod(json.text.substr(at + 13)), ideal);
+  EXPECT_LT(std::stod(json.text.substr(at + 13)), 1.1 * ideal);
+  EXPECT_EQ(Count(json.text, "\"place\": 0"), 4);
+  EXPECT_EQ(Count(json.text, "\"stateBytes\": 0,"), 0);
+}
+
+TEST(NcclPreloadReport, OnASignal) {
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_STATS=1"}, 2,
+                        "init 0; buffers a 1000 f32; fill a random 1; allreduce a = * sum; sync; barrier; @0 signal;"
+                        "barrier; allreduce a = * sum; sync; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(Count(r.text, "SlimCCL statistics, rank 0 of 2"), 2) << r.text;
+}
+
+TEST(NcclPreloadReport, LogsAndVariables) {
+  const Result r =
+      Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO SLIM_DEBUG_FILE=%p.log SLIM_CYCEL=4"}, 2, kOneCall);
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(Count(r.text, "SLIM_CYCEL is no variable of SlimCCL: did you mean SLIM_CYCLE?"), 1) << r.text;
+  const size_t banner = r.text.find(" before NCCL 2.");
+  ASSERT_NE(banner, std::string::npos) << r.text;
+  EXPECT_GT(banner, r.text.find("ta.off")) << "not in the file";
+  EXPECT_NE(r.text.find("libnccl.so.2", banner), std::string::npos);
+  EXPECT_NE(r.text.find("SLIM_COMPRESS=qsgd(bits=4)", banner), std::string::npos);
+}
+
+TEST(NcclPreloadReport, Off) {
+  for (const char* environment : {"SLIM_COMPRESS='qsgd(bits=4)' SLIM_DISABLE=1", "", "SLIM_COMPRESS='qsgd(bit=4)'"}) {
+    const Result r = Play({environment}, 3, kOneCall);
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_EQ(r["ta.off"], 0) << environment;
+  }
+}
+
+}  // namespace
