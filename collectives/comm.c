@@ -261,7 +261,7 @@ slimResult_t slimAgreeEnd(slimComm* comm, const slimCallRecord* mine, const char
 
 typedef struct {
   slimCallRecord settings;
-  uint64_t clique, number, deviceBytes;
+  uint64_t clique, number, domain, deviceBytes;
 } introduction;
 
 /* What no other communicator, here or elsewhere, is likely to have. */
@@ -284,6 +284,7 @@ static slimResult_t introduce(slimComparison* c) {
                                           .seed = comm->settings.seed},
                              .clique = cliqueOf(comm),
                              .number = comm->number,
+                             .domain = comm->device->domain(comm),
                              .deviceBytes = comm->settings.deviceBytes};
   introduction* there = comm->device->alloc(comm, (ranks + 1) * sizeof *there);
   if (!there) return slimSystemError;
@@ -303,7 +304,9 @@ static slimResult_t compare(slimComparison* c) {
   if (result == slimSuccess) result = comm->device->idle(comm, comm->settings.timeout);
   if (result == slimSuccess) result = comm->device->read(comm, all, c->there, ranks * sizeof *all);
   uint64_t bytes = comm->settings.deviceBytes;
+  comm->together = true;
   for (size_t r = 0; r < ranks && result == slimSuccess; r++) {
+    comm->together = comm->together && all[r].domain && all[r].domain == all[0].domain;
     comm->records[r] = all[r].settings;
     bytes = all[r].deviceBytes < bytes ? all[r].deviceBytes : bytes;
     comm->number = all[r].number > comm->number ? all[r].number : comm->number;

@@ -56,6 +56,7 @@ typedef struct slimComm {
   int rank, ranks;
   uint64_t clique; /* a number that this process's handles of the same ranks share */
   uint64_t number; /* as the comparison finds it: the largest that a rank gave */
+  bool together;   /* all ranks are in one NVLink domain */
   struct {
     uint32_t cast; /* so far */
     bool over;     /* they will not come any more; set by any thread */

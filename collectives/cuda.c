@@ -1,6 +1,7 @@
 #include "collectives/cuda.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -23,6 +24,8 @@ typedef struct space {
   uint8_t *staging, *passes;
   size_t stagingBytes, passesBytes;
   CUevent last; /* end of the last call in it; never crosses the border of a capture */
+  CUstream side;
+  CUevent forked, landed[2]; /* of side's batches, by parity */
   bool recorded;
 } space;
 
@@ -157,6 +160,26 @@ static slimResult_t idle(slimComm* comm, double timeout) {
   }
 }
 
+/* Atomics that a peer carries out are NVLink's. Of what a process cannot see, nothing is known. */
+static uint64_t domain(const slimComm* comm) {
+  const int own = comm->cuda->device->ordinal;
+  int devices = 0;
+  if (slimCu.DeviceGetCount(&devices) != CUDA_SUCCESS || devices < 2) return 0;
+  for (int d = 0; d < devices; d++) {
+    int linked = 0;
+    if (d == own) continue;
+    (void)slimCu.DeviceGetP2PAttribute(&linked, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, own, d);
+    if (!linked) return 0;
+  }
+  char boot[64] = ""; /* the machine, in whatever container */
+  FILE* file = fopen("/proc/sys/kernel/random/boot_id", "re");
+  const bool read = file && fgets(boot, sizeof boot, file);
+  if (file) fclose(file);
+  uint64_t h = 0;
+  for (const char* c = boot; *c && read; c++) h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+  return h;
+}
+
 static void limit(slimComm* comm, size_t bytes) {
   span* last = comm->cuda->spans;
   while (last->next) last = last->next;
@@ -195,6 +218,14 @@ static slimResult_t drain(cudaComm* c) {
   return error == CUDA_SUCCESS ? slimSuccess : slimDriverFail(error, "StreamSynchronize");
 }
 
+static void closeSpace(space* s) {
+  const CUevent events[] = {s->last, s->forked, s->landed[0], s->landed[1]};
+  for (int i = 0; i < 4; i++)
+    if (events[i]) (void)slimCu.EventDestroy(events[i]);
+  if (s->side) (void)slimCu.StreamDestroy(s->side);
+  free(s);
+}
+
 static slimResult_t spaceOf(cudaComm* c, cuuint64_t capture) {
   for (space* s = c->spaces; s; s = s->next)
     if (s->capture == capture) {
@@ -204,10 +235,12 @@ static slimResult_t spaceOf(cudaComm* c, cuuint64_t capture) {
   if (capture) SLIM_CHECK(drain(c));
   space* s = calloc(1, sizeof *s);
   if (!s) return slimFail(slimSystemError, "out of memory for a communicator's buffers");
-  const CUresult error = slimCu.EventCreate(&s->last, CU_EVENT_DISABLE_TIMING);
+  CUevent* const events[] = {&s->last, &s->forked, &s->landed[0], &s->landed[1]};
+  CUresult error = slimCu.StreamCreate(&s->side, CU_STREAM_NON_BLOCKING);
+  for (int i = 0; i < 4 && error == CUDA_SUCCESS; i++) error = slimCu.EventCreate(events[i], CU_EVENT_DISABLE_TIMING);
   if (error != CUDA_SUCCESS) {
-    free(s);
-    return slimDriverFail(error, "EventCreate");
+    closeSpace(s);
+    return slimDriverFail(error, "StreamCreate or EventCreate");
   }
   s->capture = capture;
   s->next = c->spaces;
@@ -256,6 +289,8 @@ static slimResult_t begin(slimComm* comm, CUstream stream) {
     return slimFail(slimInvalidUsage, "the stream's capture has become invalid: an earlier operation broke it");
   if (status != CU_STREAM_CAPTURE_STATUS_ACTIVE) c->capture = 0;
   SLIM_CHECK(spaceOf(c, c->capture));
+  c->copier.side = c->now->side;
+  c->copier.apart = false;
   if (c->now->recorded) SLIM_CU(StreamWaitEvent, stream, c->now->last, 0);
   return slimSuccess;
 }
@@ -314,6 +349,23 @@ static slimResult_t await(slimCopier* copier, const slimCopier* other, int m) {
 }
 static slimResult_t move(slimCopier* copier, void* to, const void* from, size_t bytes) {
   SLIM_CU(MemcpyAsync, at(to), at(from), bytes, ((cudaComm*)copier)->stream);
+  return slimSuccess;
+}
+
+static slimResult_t forkSide(slimCopier* copier) {
+  cudaComm* c = (cudaComm*)copier;
+  SLIM_CU(EventRecord, c->now->forked, c->stream);
+  SLIM_CU(StreamWaitEvent, c->now->side, c->now->forked, 0);
+  return slimSuccess;
+}
+static slimResult_t landSide(slimCopier* copier, unsigned batch) {
+  const space* now = ((cudaComm*)copier)->now;
+  SLIM_CU(EventRecord, now->landed[batch % 2], now->side);
+  return slimSuccess;
+}
+static slimResult_t joinSide(slimCopier* copier, unsigned batch) {
+  cudaComm* c = (cudaComm*)copier;
+  SLIM_CU(StreamWaitEvent, c->stream, c->now->landed[batch % 2], 0);
   return slimSuccess;
 }
 
@@ -499,8 +551,7 @@ static void discard(cudaComm* c) {
   if (c->own) (void)slimCu.StreamSynchronize(c->own);
   while (c->spaces) {
     space* next = c->spaces->next;
-    (void)slimCu.EventDestroy(c->spaces->last);
-    free(c->spaces);
+    closeSpace(c->spaces);
     c->spaces = next;
   }
   for (int m = 0; m < slimMarks; m++)
@@ -538,6 +589,7 @@ static const slimDevice slimCuda = {.readable = false,
                                     .capturesOn = capturesOn,
                                     .holds = holds,
                                     .idle = idle,
+                                    .domain = domain,
                                     .limit = limit,
                                     .busy = busy,
                                     .words = words,
@@ -618,7 +670,9 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
   if (result == slimSuccess) {
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* somebody else may be capturing */
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
-    *c = (cudaComm){.copier = {mark, await, move, NULL}, .device = device};
+    *c = (cudaComm){
+        .copier = {.mark = mark, .await = await, .copy = move, .fork = forkSide, .land = landSide, .join = joinSide},
+        .device = device};
     result = reserve(c, made->ranks, settings);
     if (result != slimSuccess) discard(c);
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);

@@ -8,6 +8,9 @@ typedef struct {
   slimTransport base;
   ncclComm_t comm;
   const slimNccl* nccl;
+  bool begun;                 /* something, in the batch under way */
+  unsigned batch;             /* its number */
+  unsigned in[slimExchanges]; /* the batch of an exchange */
 } endpoint;
 
 static slimResult_t resultOf(const slimNccl* nccl, ncclResult_t code, const char* what) {
@@ -49,10 +52,11 @@ static bool isRegular(const slimLane* lanes, int ranks, size_t* stride, bool* sa
 
 /* Inside a batch, which is an NCCL group. The stream keeps exchanges in order. */
 static slimResult_t begin(slimTransport* transport, int id, const slimLane* lanes) {
-  (void)id;
   endpoint* me = (endpoint*)transport;
   slimCopier* copier = me->base.copier;
-  const cudaStream_t stream = (cudaStream_t)copier->stream;
+  const cudaStream_t stream = (cudaStream_t)(copier->apart ? copier->side : copier->stream);
+  me->begun = true;
+  me->in[id] = me->batch;
   const slimLane* own = &lanes[me->base.rank];
   size_t stride;
   bool same;
@@ -73,9 +77,26 @@ static slimResult_t batch(slimTransport* transport, bool open) {
   return open ? resultOf(nccl, nccl->groupStart(), "GroupStart") : resultOf(nccl, nccl->groupEnd(), "GroupEnd");
 }
 
+static slimResult_t depart(slimTransport* transport) {
+  const endpoint* me = (endpoint*)transport;
+  slimCopier* copier = me->base.copier;
+  return me->begun && copier->apart ? copier->fork(copier) : slimSuccess;
+}
+
+static slimResult_t departed(slimTransport* transport) {
+  endpoint* me = (endpoint*)transport;
+  slimCopier* copier = me->base.copier;
+  if (!me->begun) return slimSuccess;
+  me->begun = false;
+  return copier->apart ? copier->land(copier, me->batch++) : slimSuccess;
+}
+
+/* The caller does not wait: what follows on the stream does. */
 static slimResult_t await(slimTransport* transport, int id, double timeout) {
-  (void)transport, (void)id, (void)timeout; /* what follows on the stream waits by itself */
-  return slimSuccess;
+  (void)timeout;
+  const endpoint* me = (endpoint*)transport;
+  slimCopier* copier = me->base.copier;
+  return copier->apart ? copier->join(copier, me->in[id]) : slimSuccess;
 }
 
 static slimResult_t plain(slimTransport* transport, int collective, const void* x, void* y, size_t count,
@@ -113,6 +134,8 @@ slimResult_t slimNcclTransport(slimTransport** transport, ncclComm_t comm, const
   *me = (endpoint){.base = {.neighbours = 1,
                             .begin = begin,
                             .batch = batch,
+                            .depart = depart,
+                            .departed = departed,
                             .wait = await,
                             .plain = plain,
                             .fail = fail,

@@ -31,15 +31,34 @@ static void close(slimOperation* o, bool abandoned, firstError* first) {
 }
 
 /* What the operations of list begin between opening and closing a batch leaves together. */
-static slimResult_t batch(const slimOperation* list, bool opens) {
+static slimResult_t openBatch(const slimOperation* list) {
   slimTransport* transport = list->comm->transport;
-  return transport->batch ? transport->batch(transport, opens) : slimSuccess;
+  return transport->batch ? transport->batch(transport, true) : slimSuccess;
+}
+
+static slimResult_t each(const slimOperation* list, bool after) {
+  slimResult_t first = slimSuccess;
+  for (const slimOperation* o = list; o; o = o->next) {
+    slimTransport* transport = o->comm->transport;
+    o->comm->device->resume(o->comm);
+    const slimResult_t result = after ? transport->departed(transport) : transport->depart(transport);
+    o->comm->device->pause(o->comm);
+    if (first == slimSuccess) first = result;
+  }
+  return first;
+}
+
+static slimResult_t closeBatch(const slimOperation* list) {
+  slimTransport* transport = list->comm->transport;
+  if (!transport->batch) return slimSuccess;
+  const slimResult_t ready = each(list, false), closed = transport->batch(transport, false), gone = each(list, true);
+  return ready != slimSuccess ? ready : closed != slimSuccess ? closed : gone;
 }
 
 /* false: all have ended. */
 static bool advanceAll(slimOperation* list, firstError* first) {
   bool more = false;
-  slimResult_t sent = batch(list, true);
+  slimResult_t sent = openBatch(list);
   for (slimOperation* o = list; o && sent == slimSuccess; o = o->next) {
     if (o->done) continue;
     o->comm->device->resume(o->comm);
@@ -49,7 +68,7 @@ static bool advanceAll(slimOperation* list, firstError* first) {
     o->done = o->done || o->result != slimSuccess;
     more = more || !o->done;
   }
-  if (sent == slimSuccess) sent = batch(list, false);
+  if (sent == slimSuccess) sent = closeBatch(list);
   note(first, sent);
   for (slimOperation* o = list; o && list->next; o = o->next) {
     slimTransport* transport = o->comm->transport;

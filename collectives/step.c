@@ -259,11 +259,13 @@ static slimResult_t layPhases(slimCall* call) {
   return slimSuccess;
 }
 
-static slimResult_t beginPhase(slimCall* call, const slimPhase* phase) {
+static slimResult_t beginPhase(slimCall* call, const slimPhase* phase, uint64_t slices) {
   if (phase->takeMomentum) SLIM_CHECK(takeAll(call, &call->tensor->v));
   if (phase->takeState) SLIM_CHECK(takeAll(call, &call->tensor->s));
   layout(call, slimMoverOf(call->tensor), phase->dense, call->comm->staging);
   call->dense = phase->dense;
+  slimCopier* copier = call->comm->transport->copier;
+  if (copier) copier->apart = slices > 1;
   return slimSuccess;
 }
 
@@ -274,7 +276,7 @@ static slimResult_t move(slimCall* call, bool* done) {
   const slimPhase* phase = &call->phases[call->phase];
   const bool sum = t->collective == slimCollectiveAllReduce || t->collective == slimCollectiveReduce;
   const uint64_t slices = slimSlices(phase->dense && sum ? &t->dense : &t->cut);
-  if (call->turn == 0) SLIM_CHECK(beginPhase(call, phase));
+  if (call->turn == 0) SLIM_CHECK(beginPhase(call, phase, slices));
   SLIM_CHECK(turn(call, slices, phase->dense ? mover->denseStages : mover->stages, call->turn));
   if (++call->turn < slices + 2) return slimSuccess;
   call->turn = 0;

@@ -24,6 +24,14 @@ struct slimCopier {
                         int mark); /* what follows waits for other's mark */
   slimResult_t (*copy)(slimCopier* copier, void* to, const void* from, size_t bytes);
   void* stream; /* of the call under way: a CUstream */
+
+  /* A second stream, so that exchanges run beside passes: apart says that the call under way wants it. It waits for
+   * stream at fork; stream waits at join(batch) for what came before land(batch); the last two batches count. */
+  bool apart;
+  void* side;
+  slimResult_t (*fork)(slimCopier* copier);
+  slimResult_t (*land)(slimCopier* copier, unsigned batch);
+  slimResult_t (*join)(slimCopier* copier, unsigned batch);
 };
 enum { slimMarks = 2 * slimExchanges };
 
@@ -41,6 +49,9 @@ struct slimTransport {
   /* Between open and close exchanges need not leave: they do so at close, together with those that transports of the
    * same kind began in between on this thread. NULL: they leave at once. */
   slimResult_t (*batch)(slimTransport* transport, bool open);
+  /* Of each transport with something in the batch: before its close, and after it. With batch. */
+  slimResult_t (*depart)(slimTransport* transport);
+  slimResult_t (*departed)(slimTransport* transport);
 
   /* Until all lanes of exchange id have been sent and received. After timeout seconds: slimRemoteError, naming the
    * ranks not heard from. An error is for good: the transport is broken from then on. */

@@ -22,6 +22,7 @@ extern "C" {
   X(DeviceGet, 2000)                                 \
   X(DeviceGetAttribute, 2000)                        \
   X(DevicePrimaryCtxRetain, 7000)                    \
+  X(DeviceGetP2PAttribute, 8000)                     \
   X(DeviceCanAccessPeer, 4000)                       \
   X(CtxEnablePeerAccess, 4000)                       \
   X(CtxPushCurrent, 4000)                            \

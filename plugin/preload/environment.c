@@ -57,6 +57,10 @@ static const char* readSeconds(const char* value, double* out) {
   *out = strtod(value, &end);
   return end != value && !*end && isfinite(*out) && *out > 0 ? NULL : "seconds, e.g. 600";
 }
+static const char* readPlan(const char* value, slimPlanKind* out) {
+  *out = strcmp(value, "flat") ? slimPlanAuto : slimPlanFlat;
+  return *out == slimPlanFlat || !strcmp(value, "auto") ? NULL : "auto or flat";
+}
 static const char* readLevel(const char* value, int* out) {
   *out = slimLogLevelOf(value);
   return *out >= 0 ? NULL : "NONE, WARN, INFO or TRACE";

@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* X(field, variable, kind, default, help). Text; Flag: 0 or 1; Count: an integer; Bytes: 512, 64K, 1M, …; Seconds: a
- * number above 0; Level: NONE, WARN, INFO or TRACE. */
+/* X(field, variable, kind, default, help). Plan: auto or flat; Text; Flag: 0 or 1; Count: an integer; Bytes: 512, 64K,
+ * 1M, …; Seconds: a number above 0; Level: NONE, WARN, INFO or TRACE. */
 #define SLIM_VARIABLES(X)                                                                                              \
   X(compress, SLIM_COMPRESS, Text, "", "spec for gradients: allreduce and reduce-scatter over all of the job's ranks") \
   X(policy, SLIM_POLICY, Text, "", "file of rules for what is compressed, and how; they come before SLIM_COMPRESS")    \
@@ -17,6 +17,8 @@ extern "C" {
   X(cycle, SLIM_CYCLE, Count, "0", "compressed calls a training step on a communicator; 0: found out")                 \
   X(stateBytes, SLIM_STATE_BYTES, Bytes, "1G",                                                                         \
     "memory a communicator takes for feedback; on devices, for buffers too")                                           \
+  X(hierarchy, SLIM_HIERARCHY, Plan, "auto",                                                                           \
+    "auto: plain where NVLink joins all ranks; flat: compressed there too (NCCL)")                                     \
   X(seed, SLIM_SEED, Count, "1", "of all random draws")                                                                \
   X(timeout, SLIM_TIMEOUT, Seconds, "600", "wait for other ranks before an error names them")                          \
   X(debug, SLIM_DEBUG, Level, "WARN", "what is logged: NONE, WARN, INFO or TRACE")                                     \
@@ -27,7 +29,9 @@ extern "C" {
   X(cpu, SLIM_CPU, Text, "", "instruction set of the CPU kernels: baseline, avx2, avx512; else the best one")          \
   X(maxCtas, SLIM_MAX_CTAS, Count, "0", "thread blocks of a CUDA kernel at most; 0: as many as the device runs at once")
 
+typedef enum { slimPlanAuto, slimPlanFlat } slimPlanKind;
 #define SLIM_FIELD_Text const char*
+#define SLIM_FIELD_Plan slimPlanKind
 #define SLIM_FIELD_Flag bool
 #define SLIM_FIELD_Count uint64_t
 #define SLIM_FIELD_Bytes uint64_t

@@ -135,7 +135,8 @@ static bool concerns(const entry* e) {
 
 /* Settings that all ranks must have alike. 0: this rank's are wrong. */
 static uint64_t rules(void) {
-  return job.policy ? (slimPolicyHash(job.policy) ^ (uint64_t)job.jobRanks * 0x9E3779B97F4A7C15u) | 1 : 0;
+  const uint64_t others = (uint64_t)job.jobRanks << 1 | (job.environment.hierarchy == slimPlanFlat);
+  return job.policy ? (slimPolicyHash(job.policy) ^ others * 0x9E3779B97F4A7C15u) | 1 : 0;
 }
 
 /* In a group: *comm is there, and compared, after its end. */
@@ -157,7 +158,11 @@ static void open(entry* e, slimComm_t comm) {
   char label[sizeof e->name];
   snprintf(label, sizeof label, "%s", e->name);
   if (!*label) snprintf(label, sizeof label, "%llu", (unsigned long long)e->order);
-  if (!concerns(e)) {
+  if (comm->together && job.environment.hierarchy == slimPlanAuto) {
+    slimLog(slimLogInfo,
+            "communicator %s stays plain: NVLink joins all its ranks (SLIM_HIERARCHY=flat compresses there)", label);
+    slimCommDestroy(comm);
+  } else if (!concerns(e)) {
     slimLog(slimLogInfo,
             "communicator %s of %d ranks stays plain: no rule is for it. In SLIM_POLICY: \"ranks=%d -> SPEC\"", label,
             e->ranks, e->ranks);

@@ -144,6 +144,12 @@ const Case kCases[] = {
     {Kind::kBroadcast, "bf16", 1500},
     {Kind::kReduceScatter, "ef(qsgd(bits=4))", 600},
     {Kind::kAllGather, "natural", 600},
+    // Several slices: exchanges run beside passes.
+    {Kind::kAllReduce, "ef(qsgd(bits=4))", 80000},
+    {Kind::kAllReduce, "qsgd(bits=8)", 60000, slimFloat32, slimAlgoOneShot},
+    {Kind::kBroadcast, "bf16", 60000},
+    {Kind::kReduceScatter, "ef(qsgd(bits=4))", 20000},
+    {Kind::kAllGather, "natural", 20000},
     {Kind::kAllReduce, "fo(lambda=shared)", 3000},
     {Kind::kAllReduce, "ef(tbqsgd(bits=3,stats=previous),memory=bf16)", 3000, slimBfloat16, slimAlgoTwoShot},
 };
@@ -169,7 +175,7 @@ TEST_P(OverNccl, OneThreadDrivesAllDevices) {
   std::vector<slimComm_t> comms(ranks);
   std::vector<cudaStream_t> streams(ranks);
   ASSERT_EQ(ncclCommInitAll(nccl.data(), ranks, nullptr), ncclSuccess);
-  for (const Case& c : {kCases[0], kCases[7], kCases[8], kCases[9], kCases[10]}) {
+  for (const Case& c : {kCases[0], kCases[7], kCases[8], kCases[9], kCases[10], kCases[11]}) {
     slimConfig_t config = makeConfig(c.algo, 1 << 16);
     config.deviceBytes = static_cast<size_t>(8 + ranks % 2) << 20;
     ASSERT_EQ(slimGroupStart(), slimSuccess);

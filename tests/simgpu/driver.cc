@@ -356,6 +356,24 @@ CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
   *can = device != peer;
   return CUDA_SUCCESS;
 }
+// SIMGPU_NVLINK=1: as if NVLink joined all devices.
+CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute what, CUdevice device, CUdevice peer) {
+  BEGIN;
+  CHECK(value, INVALID_VALUE);
+  CHECK(contextOf(device) && contextOf(peer) && device != peer, INVALID_DEVICE);
+  const char* linked = getenv("SIMGPU_NVLINK");
+  switch (what) {
+    case CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED:
+      *value = 1;
+      break;
+    case CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED:
+      *value = linked && *linked == '1';
+      break;
+    default:
+      *value = 0;
+  }
+  return CUDA_SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   BEGIN;
   CHECK(context, INVALID_VALUE);
@@ -1017,6 +1035,7 @@ const Entry kEntries[] = {
     PLAIN(cuDeviceGetByPCIBusId, 4010),
     PLAIN(cuDeviceGetAttribute, 2000),
     PLAIN(cuDeviceCanAccessPeer, 4000),
+    PLAIN(cuDeviceGetP2PAttribute, 8000),
     PLAIN(cuDevicePrimaryCtxRetain, 7000),
     PLAIN(cuDevicePrimaryCtxRelease, 11000),
     PLAIN(cuDevicePrimaryCtxReset, 11000),
