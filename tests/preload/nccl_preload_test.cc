@@ -421,6 +421,18 @@ TEST(NcclPreloadCreation, WithoutALauncherOnlyInitAll) {
   EXPECT_EQ(Count(threads.text, "neither WORLD_SIZE nor a launcher says how many ranks"), 1) << threads.text;
 }
 
+// Where NVLink joins all ranks NCCL is the faster one: plain, unless asked for.
+TEST(NcclPreloadCreation, WithinNvlink) {
+  const std::string linked = "SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO SIMGPU_NVLINK=1 ";
+  const Result plain = Play({linked}, 3, kOneCall), flat = Play({linked + "SLIM_HIERARCHY=flat"}, 3, kOneCall);
+  ASSERT_EQ(plain.status, 0) << plain.text;
+  EXPECT_EQ(plain["ta.off"], 0);
+  EXPECT_EQ(Count(plain.text, "NVLink joins all its ranks"), 3) << plain.text;
+  ASSERT_EQ(flat.status, 0) << flat.text;
+  EXPECT_GT(flat["ta.off"], 0.01);
+  EXPECT_LE(flat["ta.off"], kBound4);
+}
+
 TEST(NcclPreloadCreation, NonBlockingStaysPlain) {
   const Result r =
       Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO"}, 3,
