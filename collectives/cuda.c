@@ -52,6 +52,7 @@ typedef struct slimCudaComm {
 typedef struct {
   slimCudaSlot* slot;    /* on the device */
   slimCudaSlot* first;   /* what it starts with: stays, since the copy is asynchronous */
+  double lambda;         /* slimTensorSetLambda's, as slot's trees have it */
   slimCudaSlot* mirror;  /* of slot, as a step left it; NULL: none */
   size_t workspaceBytes; /* of its passes */
 } cudaTensor;
@@ -413,6 +414,7 @@ static slimResult_t openTensor(slimTensor* t) {
   if (result == slimSuccess) {
     slimCudaSlotStart(own->first, t->compressor);
     own->first->step = t->step - 1; /* a step begins by counting itself */
+    own->lambda = t->lambda;
     own->slot = alloc(t->comm, bytes);
     result = own->slot ? setUp(t->comm->cuda, own->slot, own->first, bytes) : slimSystemError;
   }
@@ -420,9 +422,21 @@ static slimResult_t openTensor(slimTensor* t) {
   return result;
 }
 
+/* slimTensorSetLambda has changed the trees since the last step. */
+static slimResult_t renewTrees(slimTensor* t) {
+  cudaTensor* own = t->onDevice;
+  if (t->comm->cuda->capture)
+    return slimFail(slimInvalidUsage, "slot %u: slimTensorSetLambda came before this call: make one outside of graphs",
+                    t->slot);
+  slimCudaSlotStart(own->first, t->compressor);
+  own->lambda = t->lambda;
+  return copy(t->comm, own->slot + 1, own->first + 1, slimCudaSlotBytes(t->compressor) - sizeof *own->first);
+}
+
 static slimResult_t beginStep(slimCall* call) {
   cudaComm* c = call->comm->cuda;
   const cudaTensor* own = call->tensor->onDevice;
+  if (own->lambda != call->tensor->lambda) SLIM_CHECK(renewTrees(call->tensor));
   SLIM_CHECK(grow(c, &c->now->passes, &c->now->passesBytes, own->workspaceBytes));
   SLIM_CU(MemsetD8Async, at(&own->slot->stats), 0, countedEachCall, c->stream);
   const slimCudaQueue q = queueOf(call->tensor);

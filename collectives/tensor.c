@@ -408,8 +408,6 @@ slimResult_t slimTensorScale(slimTensor* t, double factor) {
 }
 
 slimResult_t slimTensorChooseLambda(slimTensor* t, double lambda) {
-  if (!t->comm->device->readable)
-    return slimFail(slimInvalidUsage, "slimTensorSetLambda is for communicators in host memory");
   if (!slimCompressorSetLambda(t->compressor, lambda))
     return slimFail(slimInvalidUsage, "slimTensorSetLambda wants lambda=x in the spec, e.g. fo(lambda=0.1), not %s",
                     t->compressor->text);

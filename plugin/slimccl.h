@@ -111,8 +111,8 @@ SLIM_API slimResult_t slimTensorSetShift(slimTensor_t tensor, const void* shift,
  */
 SLIM_API slimResult_t slimTensorRescale(slimTensor_t tensor, double factor);
 /* The dither amplitude λ of the next steps, in place of the spec's `lambda=x` (both directions; FO-SGD, arXiv
- * 2405.11095). In units of x, not touched by slimTensorRescale; the same on all ranks, which the next call checks;
- * 2⁻¹²⁶ to 2¹²⁶. slimTensorReset returns to x. */
+ * 2405.11095). In units of x, not touched by slimTensorRescale; the same on all ranks, which the next call checks in
+ * host memory; 2⁻¹²⁶ to 2¹²⁶. slimTensorReset returns to x. On a CUDA device the next call must not be captured. */
 SLIM_API slimResult_t slimTensorSetLambda(slimTensor_t tensor, double lambda);
 /* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. Uplink ef only; once, after a
  * call that was not in place, before any rescale, reset or load. sendbuff: the x of that call, unchanged. The

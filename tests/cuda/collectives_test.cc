@@ -482,6 +482,46 @@ TEST_P(RescaleCancelAndReset, HaveTheCpusBits) {
 
 // ---- Graphs --------------------------------------------------------------------------------------------------------
 
+// slimTensorSetLambda between steps: a schedule.
+TEST(DeviceCollectives, AScheduledLambdaHasTheCpusBits) {
+  for (const char* spec : {"fo(lambda=0.5)", "ef(onebit(dither,lambda=2))"})
+    for (int ranks : kRanks) {
+      Case setup;
+      setup.spec = spec;
+      setup.ranks = ranks;
+      setup.count = 3001;
+      SCOPED_TRACE(setup.name());
+      const int steps = 4;
+      Record host = inputsOf(setup, steps, Fill::kNormal);
+      const auto schedule = [&](int k, slimTensor_t tensor) {
+        if (k % 2 == 0) return;
+        ASSERT_EQ(slimTensorSetLambda(tensor, 1.0 / k), slimSuccess) << slimGetLastError();
+      };
+      forEachRank(ranks, configOf(setup), [&](int rank, slimComm_t comm) {
+        slimTensor_t tensor = open(setup, host, rank, comm);
+        for (int k = 0; k < steps; k++) {
+          Buffer in(host.x[k][rank]), out(host.x[k][rank].size());
+          schedule(k, tensor);
+          ASSERT_EQ(call(setup, slimAvg, rank, tensor, comm, in.data(), out.data(), nullptr), slimSuccess);
+          host.y[k][rank] = out.content();
+        }
+      });
+      DeviceGroup group(ranks, configOf(setup));
+      inThreads(group.devices, [&](int rank) {
+        Stream stream;
+        slimTensor_t tensor = open(setup, host, rank, group.comms[rank]);
+        for (int k = 0; k < steps; k++) {
+          DeviceBuffer in(host.x[k][rank]), out(host.x[k][rank]);
+          schedule(k, tensor);
+          ASSERT_EQ(call(setup, slimAvg, rank, tensor, group.comms[rank], in.data(), out.data(), stream), slimSuccess)
+              << slimGetLastError();
+          stream.wait();
+          EXPECT_EQ(out.content(), host.y[k][rank]) << "step " << k << ", rank " << rank;
+        }
+      });
+    }
+}
+
 // One eager step, then three replays of one captured step: each with its own draws, as if they were plain steps.
 TEST(DeviceGraphs, ReplaysAreStepsOfTheirOwn) {
   for (const char* spec : {"qsgd(bits=4)", "ef(onebit)", "diana(ternary)", "ef21(qsgd(bits=3),momentum=0.5)",
