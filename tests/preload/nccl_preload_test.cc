@@ -93,8 +93,7 @@ class NcclPreload : public testing::TestWithParam<int> {
 };
 INSTANTIATE_TEST_SUITE_P(Ranks, NcclPreload, testing::Values(1, 2, 3, 4, 8));
 
-// ---- Results
-// ----------------------------------------------------------------------------------------------------------
+// ---- Results ------------------------------------------------------------------------------------------------------
 
 // No two buffers of a script have the same count, so that with and without preload tensors are numbered alike.
 const char kTypes[] =
@@ -175,8 +174,7 @@ TEST_P(NcclPreload, EveryCollectiveByRule) {
   }
 }
 
-// ---- What stays NCCL's
-// ------------------------------------------------------------------------------------------------
+// ---- What stays NCCL's --------------------------------------------------------------------------------------------
 
 TEST_P(NcclPreload, EverythingElseIsExact) {
   const std::string script =
@@ -212,9 +210,8 @@ TEST(NcclPreloadParts, ByRule) {
   EXPECT_LE(r["xc.off"], kBound4);
 }
 
-// ---- Which tensor is it?
-// ---------------------------------------------------------------------------------------------- Bucket g is of zeros
-// and h of huge values: another tensor's error would show in g, and h's in any other.
+// ---- Which tensor is it? ------------------------------------------------------------------------------------------
+// Bucket g is of zeros and h of huge values: another tensor's error would show in g, and h's in any other.
 
 const char kFeedback[] = "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_DEBUG=INFO";
 const std::string kFill = "fill abcdefghijkl constant 1; fill g zero 1; fill h constant 1048576;";
@@ -290,6 +287,20 @@ TEST_P(NcclPreload, ASkippedBlock) {
   ExpectNoAliasing(r, "abfgh");
   if (ranks() > 1) {
     EXPECT_EQ(Breaks(r), 2 * ranks()) << r.text;
+    EXPECT_EQ(Starts(r, 12), 2 * ranks()) << r.text;
+  }
+}
+
+// All ranks see a call of another size at once. The next cycle has g where h was: h's error must be gone.
+TEST_P(NcclPreload, ACallOfAnotherSize) {
+  const std::string begin = kBuckets + "buffers m 301 f32; loop 7;" + kFill,
+                    other = "end; fill m constant 1; allreduce m = * sum; loop 9;" + kFill;
+  const Result r = Play({kFeedback}, ranks(),
+                        begin + "allreduce abcdefghijkl = * sum; check t abfgh;" + other +
+                            "allreduce abcdefhgijkl = * sum; check t abfgh; end; destroy 0");
+  ExpectNoAliasing(r, "abfgh");
+  if (ranks() > 1) {
+    EXPECT_EQ(Breaks(r), ranks()) << r.text;
     EXPECT_EQ(Starts(r, 12), 2 * ranks()) << r.text;
   }
 }
@@ -390,8 +401,7 @@ TEST_P(NcclPreload, MovingBuffers) {
   EXPECT_EQ(Count(given.text, "\"cycle\": 3"), ranks()) << given.text;
 }
 
-// ---- Creation
-// ---------------------------------------------------------------------------------------------------------
+// ---- Creation -----------------------------------------------------------------------------------------------------
 
 const char kOneCall[] = "init 0; buffers a 1000 f32; fill a random 1; allreduce a = * sum; check t a; destroy 0";
 
@@ -486,8 +496,7 @@ TEST(NcclPreloadCreation, SeveralInAGroup) {
   EXPECT_EQ(Starts(memory, 2), 6) << memory.text;
 }
 
-// ---- Room
-// -------------------------------------------------------------------------------------------------------------
+// ---- Room ---------------------------------------------------------------------------------------------------------
 
 TEST_P(NcclPreload, StateThatDoesNotFit) {
   const std::string script =
@@ -505,8 +514,7 @@ TEST_P(NcclPreload, StateThatDoesNotFit) {
   EXPECT_EQ(Count(biased.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << biased.text;
 }
 
-// ---- Graphs
-// -----------------------------------------------------------------------------------------------------------
+// ---- Graphs -------------------------------------------------------------------------------------------------------
 
 // The first call of all is captured; three replays; eager calls on another stream beside them.
 TEST_P(NcclPreload, GraphsBesideEagerCalls) {
@@ -526,8 +534,7 @@ TEST_P(NcclPreload, GraphsBesideEagerCalls) {
     }
 }
 
-// ---- Errors
-// -----------------------------------------------------------------------------------------------------------
+// ---- Errors -------------------------------------------------------------------------------------------------------
 
 TEST(NcclPreloadErrors, RanksThatMakeOtherCalls) {
   const Result r =
@@ -544,8 +551,7 @@ TEST(NcclPreloadErrors, RanksThatMakeOtherCalls) {
   }
 }
 
-// ---- What it says
-// -----------------------------------------------------------------------------------------------------
+// ---- What it says -------------------------------------------------------------------------------------------------
 
 TEST(NcclPreloadReport, Statistics) {
   const std::string script =
