@@ -46,18 +46,25 @@ typedef struct slimCudaComm {
   uint64_t* words;
   slimCudaSlot* mirrors; /* of tensors, if settings.mirrored */
   int numMirrors;
+  uint8_t *firsts, *firstsEnd; /* room for what tensors start with */
 } cudaComm;
 
 /* What a tensor has besides its arrays. */
 typedef struct {
   slimCudaSlot* slot;    /* on the device */
-  slimCudaSlot* first;   /* what it starts with: stays, since the copy is asynchronous */
+  slimCudaSlot* first;   /* what it starts with: stays, since the copy is asynchronous. From firsts, since copies of */
+  bool ownsFirst;        /* other memory wait for the stream; or, where that was full, its own */
   double lambda;         /* slimTensorSetLambda's, as slot's trees have it */
   slimCudaSlot* mirror;  /* of slot, as a step left it; NULL: none */
   size_t workspaceBytes; /* of its passes */
 } cudaTensor;
 
-enum { mostMirrors = 2048, arenaAlign = 256, countedEachCall = offsetof(slimPassStats, flagged) };
+enum {
+  mostMirrors = 2048,
+  firstsBytes = 1 << 20,
+  arenaAlign = 256,
+  countedEachCall = offsetof(slimPassStats, flagged)
+};
 
 static CUdeviceptr at(const void* p) { return (CUdeviceptr)(uintptr_t)p; }
 
@@ -388,7 +395,7 @@ static void closeTensor(slimTensor* t) {
   cudaTensor* own = t->onDevice;
   if (!own) return;
   giveBack(t->comm->cuda, own->slot);
-  free(own->first);
+  if (own->ownsFirst) free(own->first);
   free(own);
   t->onDevice = NULL;
 }
@@ -409,8 +416,10 @@ static slimResult_t openTensor(slimTensor* t) {
   slimResult_t result =
       slimCudaWorkspace(t->comm->cuda->device, t->compressor, t->type, slice, t->comm->ranks, &own->workspaceBytes);
   if (result == slimSuccess) result = grow(c, &c->now->passes, &c->now->passesBytes, own->workspaceBytes);
-  if (result == slimSuccess && !(own->first = malloc(bytes)))
-    result = slimFail(slimSystemError, "out of memory for a tensor");
+  own->ownsFirst = bytes > (size_t)(c->firstsEnd - c->firsts);
+  own->first = own->ownsFirst ? malloc(bytes) : (slimCudaSlot*)(void*)c->firsts;
+  if (!own->ownsFirst) c->firsts += (bytes + 63) / 64 * 64;
+  if (result == slimSuccess && !own->first) result = slimFail(slimSystemError, "out of memory for a tensor");
   if (result == slimSuccess) {
     slimCudaSlotStart(own->first, t->compressor);
     own->first->step = t->step - 1; /* a step begins by counting itself */
@@ -428,9 +437,14 @@ static slimResult_t renewTrees(slimTensor* t) {
   if (t->comm->cuda->capture)
     return slimFail(slimInvalidUsage, "slot %u: slimTensorSetLambda came before this call: make one outside of graphs",
                     t->slot);
-  slimCudaSlotStart(own->first, t->compressor);
+  const size_t bytes = slimCudaSlotBytes(t->compressor);
+  slimCudaSlot* now = malloc(bytes);
+  if (!now) return slimFail(slimSystemError, "out of memory for a tensor");
+  slimCudaSlotStart(now, t->compressor);
+  const slimResult_t result = copy(t->comm, own->slot + 1, now + 1, bytes - sizeof *now);
   own->lambda = t->lambda;
-  return copy(t->comm, own->slot + 1, own->first + 1, slimCudaSlotBytes(t->compressor) - sizeof *own->first);
+  free(now); /* the driver has taken it: it is not pinned */
+  return result;
 }
 
 static slimResult_t beginStep(slimCall* call) {
@@ -652,8 +666,8 @@ slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {
 static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings) {
   CUdeviceptr arena, report;
   const size_t bytes = settings->deviceBytes;
-  c->pinnedBytes =
-      sizeof(uint64_t) * (size_t)(ranks + 2) + (settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0);
+  const size_t mirrors = settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0;
+  c->pinnedBytes = slimAlign64(sizeof(uint64_t) * (size_t)(ranks + 2) + mirrors) + firstsBytes;
   SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
   for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
   SLIM_CU(MemAlloc, &arena, bytes);
@@ -663,6 +677,8 @@ static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings
     SLIM_CU(MemHostAlloc, (void**)&c->report, c->pinnedBytes, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE);
   memset(c->report, 0, c->pinnedBytes);
   c->words = (uint64_t*)c->report + 1;
+  c->firsts = (uint8_t*)c->report + c->pinnedBytes - firstsBytes;
+  c->firstsEnd = c->firsts + firstsBytes;
   c->mirrors = (slimCudaSlot*)(void*)(c->words + ranks + 1);
   SLIM_CU(MemHostGetDevicePointer, &report, c->report, 0);
   c->reportOnDevice = (unsigned long long*)(uintptr_t)report;

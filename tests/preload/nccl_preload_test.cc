@@ -488,10 +488,9 @@ TEST(NcclPreloadCreation, SeveralInAGroup) {
   };
   const std::string begin = "init 0; init 1; buffers abcd 500 f32; loop 60; fill abcd constant 1; group;",
                     end = "end_group; stream 0; check t ab; stream 1; check t cd; end; destroy 0; destroy 1";
-  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)'"}, 3,
-                        begin + only(0, first + second) + only(1, second + first) + only(2, first + second) + end);
+  const std::string script = begin + only(0, first + second) + only(1, second + first) + only(2, first + second) + end;
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)'"}, 3, script), memory = Play({kFeedback}, 3, script);
   ExpectCompressed(r, 3, "abcd", kBound4);
-  const Result memory = Play({kFeedback}, 3, begin + first + second + end);
   ExpectCompressed(memory, 3, "abcd", kBound4);
   EXPECT_EQ(Starts(memory, 2), 6) << memory.text;
 }
