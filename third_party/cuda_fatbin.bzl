@@ -54,16 +54,14 @@ def _cuda_fatbin_impl(ctx):
         fatbin.path,
         " ".join(images),
     ))
+    # The hash makes the assembly another one whenever the image is: an assembler's dependencies do not list .incbin's.
     embed = ctx.actions.declare_file(name + ".S")
-    ctx.actions.write(embed, """\
-.section .rodata
-.global {symbol}
-.hidden {symbol}
-.balign 64
-{symbol}:
-.incbin "{path}"
-.section .note.GNU-stack,"",@progbits
-""".format(symbol = ctx.attr.symbol, path = fatbin.path))
+    _run(ctx, [fatbin], [embed], """
+{{
+  sha256sum {path} | sed 's|^|// |'
+  printf '%s\\n' '.section .rodata' '.global {symbol}' '.hidden {symbol}' '.balign 64' '{symbol}:' '.incbin "{path}"' \\
+    '.section .note.GNU-stack,"",@progbits'
+}} > {out}""".format(symbol = ctx.attr.symbol, path = fatbin.path, out = embed.path))
     return [
         DefaultInfo(files = depset([embed])),
         OutputGroupInfo(
