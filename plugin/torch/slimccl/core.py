@@ -1,4 +1,4 @@
-"""The C API (slimccl.h) by ctypes: communicators whose bytes are moved by Python functions, and their tensors."""
+"""The C API (slimccl.h) by ctypes: communicators whose bytes are moved by Python functions or NCCL; their tensors."""
 import ctypes
 import ctypes.util
 import os
@@ -38,6 +38,12 @@ class _Config(ctypes.Structure):
         ("timeout", ctypes.c_double),
         ("device_bytes", ctypes.c_size_t),
     ]
+
+
+class _NcclId(ctypes.Structure):
+    """ncclUniqueId."""
+
+    _fields_ = [("internal", ctypes.c_uint8 * 128)]
 
 
 class Stats(ctypes.Structure):
@@ -93,6 +99,9 @@ for _name, _types in {
                           ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p],
 }.items():
     getattr(_library, _name).argtypes = _types
+_CUDA = hasattr(_library, "slimCommInitNCCL")
+if _CUDA:
+    _library.slimCommInitNCCL.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 
 
 def _check(result):
@@ -108,8 +117,59 @@ def version():
 
 
 class Communicator:
-    """One rank's handle. exchange.begin(id, lanes) and exchange.wait(id, timeout) move bytes between the processes
-    (slimCallbacks_t); what they raise comes out of the call that needed them. To be used by one thread at a time."""
+    """One rank's handle. To be used by one thread at a time."""
+
+    _comm = None
+
+    def _call(self, result):
+        _check(result)
+
+    def create(self, spec, slot):
+        """A tensor slot; see slimTensorCreate."""
+        tensor = ctypes.c_void_p()
+        _check(_library.slimTensorCreate(ctypes.byref(tensor), self._comm, spec.encode(), slot))
+        return tensor
+
+    @staticmethod
+    def destroy(tensor):
+        _check(_library.slimTensorDestroy(tensor))
+
+    @staticmethod
+    def spec(tensor):
+        """Its spec as understood, both directions."""
+        return _library.slimTensorSpec(tensor).decode()
+
+    @staticmethod
+    def rescale(tensor, factor):
+        _check(_library.slimTensorRescale(tensor, factor))
+
+    @staticmethod
+    def stats(tensor):
+        stats = Stats(size=ctypes.sizeof(Stats))
+        _check(_library.slimTensorGetStats(tensor, ctypes.byref(stats)))
+        return stats
+
+    def all_reduce(self, address, count, datatype, op, tensor, stream=None):
+        """In place over count elements at address; tensor None: uncompressed. stream: a cudaStream_t, where address is
+        device memory; the call is enqueued there."""
+        self._call(_library.slimAllReduce(address, address, count, datatype, op, tensor, self._comm, stream))
+
+    def save(self, path):
+        _check(_library.slimStateSave(self._comm, os.fsencode(path)))
+
+    def load(self, path):
+        _check(_library.slimStateLoad(self._comm, os.fsencode(path)))
+
+    def close(self):
+        """Frees the communicator and its tensors."""
+        comm, self._comm = self._comm, None
+        if comm:
+            _check(_library.slimCommDestroy(comm))
+
+
+class HostCommunicator(Communicator):
+    """In host memory. exchange.begin(id, lanes) and exchange.wait(id, timeout) move bytes between the processes
+    (slimCallbacks_t); what they raise comes out of the call that needed them."""
 
     def __init__(self, rank, ranks, exchange, neighbours=1, seed=1, timeout=600.0):
         self._exchange, self._raised, self._ranks = exchange, None, ranks
@@ -138,43 +198,44 @@ class Communicator:
         if result != 0:
             raise Error(_library.slimGetLastError().decode()) from raised
 
-    def create(self, spec, slot):
-        """A tensor slot; see slimTensorCreate."""
-        tensor = ctypes.c_void_p()
-        _check(_library.slimTensorCreate(ctypes.byref(tensor), self._comm, spec.encode(), slot))
-        return tensor
 
-    @staticmethod
-    def destroy(tensor):
-        _check(_library.slimTensorDestroy(tensor))
+class NcclCommunicator(Communicator):
+    """In the memory of CUDA's current device, over an NCCL communicator of its own. Collective.
 
-    @staticmethod
-    def spec(tensor):
-        """Its spec as understood, both directions."""
-        return _library.slimTensorSpec(tensor).decode()
+    share(bytes) answers rank 0's bytes on every rank. device_bytes of the device are reserved for all state and buffers
+    (0: 256 MiB); the smallest of the ranks' holds."""
 
-    @staticmethod
-    def rescale(tensor, factor):
-        _check(_library.slimTensorRescale(tensor, factor))
+    def __init__(self, rank, ranks, share, device_bytes=0, seed=1, timeout=600.0):
+        if not _CUDA:
+            raise Error("this libslimccl.so was built without CUDA and NCCL: tensors on a GPU want one with both")
+        try:  # the one that the process has loaded: two would not know of each other
+            self._nccl = ctypes.CDLL("libnccl.so.2", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        except OSError as error:
+            raise Error("this process has loaded no libnccl.so.2: PyTorch must have been built with NCCL as a shared "
+                        "library") from error
+        self._nccl.ncclGetErrorString.restype = ctypes.c_char_p
+        self._nccl.ncclCommInitRank.argtypes = [ctypes.c_void_p, ctypes.c_int, _NcclId, ctypes.c_int]
+        self._nccl.ncclCommDestroy.argtypes = [ctypes.c_void_p]
+        number = _NcclId()
+        if rank == 0:
+            self._succeed("ncclGetUniqueId", ctypes.byref(number))
+        self._base, self._comm = ctypes.c_void_p(), ctypes.c_void_p()
+        number = _NcclId.from_buffer_copy(share(bytes(number)))
+        self._succeed("ncclCommInitRank", ctypes.byref(self._base), ranks, number, rank)
+        config = _Config(size=ctypes.sizeof(_Config), seed=seed, timeout=timeout, device_bytes=device_bytes)
+        try:
+            _check(_library.slimCommInitNCCL(ctypes.byref(self._comm), self._base, ctypes.byref(config)))
+        except Error:
+            self._nccl.ncclCommDestroy(self._base)
+            raise
 
-    @staticmethod
-    def stats(tensor):
-        stats = Stats(size=ctypes.sizeof(Stats))
-        _check(_library.slimTensorGetStats(tensor, ctypes.byref(stats)))
-        return stats
-
-    def all_reduce(self, address, count, datatype, op, tensor):
-        """In place over count elements at address; tensor None: uncompressed."""
-        self._call(_library.slimAllReduce(address, address, count, datatype, op, tensor, self._comm, None))
-
-    def save(self, path):
-        _check(_library.slimStateSave(self._comm, os.fsencode(path)))
-
-    def load(self, path):
-        _check(_library.slimStateLoad(self._comm, os.fsencode(path)))
+    def _succeed(self, name, *arguments):
+        code = getattr(self._nccl, name)(*arguments)
+        if code != 0:
+            raise Error(f"{name}: {self._nccl.ncclGetErrorString(code).decode()}")
 
     def close(self):
-        """Frees the communicator and its tensors."""
-        comm, self._comm = self._comm, None
-        if comm:
-            _check(_library.slimCommDestroy(comm))
+        super().close()
+        base, self._base = self._base, None
+        if base:
+            self._succeed("ncclCommDestroy", base)

@@ -30,7 +30,7 @@ class _ProcessGroup:
 
     def __init__(self, group):
         self._group, self._works = group, {}
-        self._global = [dist.distributed_c10d.get_global_rank(group, r) for r in range(dist.get_world_size(group))]
+        self._global = [_global_rank(group, r) for r in range(dist.get_world_size(group))]
         self._rank = dist.get_rank(group)
 
     @staticmethod
@@ -52,6 +52,80 @@ class _ProcessGroup:
             work.wait(datetime.timedelta(seconds=timeout))
 
 
+def _global_rank(group, rank):
+    return dist.distributed_c10d.get_global_rank(group, rank)
+
+
+class _Host:
+    """Gradients in host memory: over a gloo group of the hook's own, by a thread of its own, so that buckets keep their
+    order while the backward pass goes on."""
+
+    stream = None
+
+    def __init__(self, group, seed, timeout):
+        members = [_global_rank(group, r) for r in range(dist.get_world_size(group))]
+        group = dist.new_group(members, backend="gloo")
+        hosts = [None] * len(members)
+        dist.all_gather_object(hosts, socket.gethostname(), group=group)
+        self.comm = core.HostCommunicator(dist.get_rank(group), len(members), _ProcessGroup(group),
+                                          hosts.count(socket.gethostname()), seed, timeout)
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="slimccl")
+
+    def enqueue(self, reduce, *arguments):
+        """A torch Future of reduce(*arguments)."""
+        future = torch.futures.Future()
+
+        def run():
+            try:
+                future.set_result(reduce(*arguments))
+            except BaseException as error:  # pylint: disable=broad-except; the backward pass raises it
+                future.set_exception(error)
+
+        self._worker.submit(run)
+        return future
+
+    def do(self, function, *arguments):
+        """function(*arguments), behind all that was enqueued."""
+        return self._worker.submit(function, *arguments).result()
+
+    def close(self):
+        self._worker.shutdown()
+        self.comm.close()
+
+
+class _Cuda:
+    """Gradients on a CUDA device: over an NCCL communicator of the hook's own (the process group's belongs to its own
+    stream and watchdog), enqueued at once on a stream beside the backward pass's."""
+
+    def __init__(self, device, group, device_bytes, seed, timeout):
+        def share(value):
+            box = [value]
+            dist.broadcast_object_list(box, _global_rank(group, 0), group, device)
+            return box[0]
+
+        self._device, self._side = device, torch.cuda.Stream(device)
+        self.stream = self._side.cuda_stream
+        with torch.cuda.device(device):
+            self.comm = core.NcclCommunicator(dist.get_rank(group), dist.get_world_size(group), share, device_bytes,
+                                              seed, timeout)
+
+    def enqueue(self, reduce, buffer, *arguments):
+        """A torch Future of reduce(buffer, *arguments): the streams that wait for it go on behind that work."""
+        future = torch.futures.Future(devices=[self._device])
+        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        buffer.record_stream(self._side)
+        with torch.cuda.stream(self._side):
+            future.set_result(reduce(buffer, *arguments))
+        return future
+
+    @staticmethod
+    def do(function, *arguments):
+        return function(*arguments)
+
+    def close(self):
+        self.comm.close()
+
+
 def exempt_vectors(name, parameter):
     """The default policy: norms and biases stay plain. They are few, and known to suffer most."""
     del name
@@ -71,29 +145,38 @@ class _Plan:
 
     def __init__(self, names, parts):
         self.names, self.parts = names, parts
-        self.used = None  # the last step that used it; None: loaded, and not met yet
+        self.met = False  # a bucket came that is this one; before: loaded only
 
 
 class Hook:
     """The state of register_hook: one for each DDP model and process."""
 
-    def __init__(self, model, spec, policy, rescale, seed, timeout):
+    def __init__(self, model, spec, policy, rescale, seed, timeout, device_bytes):
         self._names = {id(p): n for n, p in model.module.named_parameters()}
         self._spec, self._policy, self._rescale = spec, policy, rescale
         group = model.process_group
-        members = [dist.distributed_c10d.get_global_rank(group, r) for r in range(dist.get_world_size(group))]
-        self._group = dist.new_group(members, backend="gloo")
-        self._rank, self._ranks = dist.get_rank(self._group), dist.get_world_size(self._group)
-        hosts = [None] * self._ranks
-        dist.all_gather_object(hosts, socket.gethostname(), group=self._group)
-        self._comm = core.Communicator(self._rank, self._ranks, _ProcessGroup(self._group),
-                                       hosts.count(socket.gethostname()), seed, timeout)
-        probe = self._comm.create(spec, 0)  # a mistake in the spec is told now
+        self._rank, self._ranks = dist.get_rank(group), dist.get_world_size(group)
+        learning = [p for p in model.module.parameters() if p.requires_grad]
+        devices = {p.device for p in learning}
+        if len(devices) > 1 or not {d.type for d in devices} <= {"cpu", "cuda"}:
+            raise core.Error(f"gradients on {', '.join(sorted(map(str, devices)))}: the hook wants those of a process "
+                             "on the CPU, or on one CUDA device")
+        device = learning[0].device
+        if device.type == "cpu":
+            self._place = _Host(group, seed, timeout)
+        else:
+            if device_bytes is None:
+                device_bytes = (256 << 20) + sum(p.numel() * max(4, p.element_size()) for p in learning) * 5 // 2
+            self._place = _Cuda(device, group, device_bytes, seed, timeout)
+        self._comm = self._place.comm
+        try:
+            probe = self._comm.create(spec, 0)  # a mistake in the spec is told now
+        except core.Error:
+            self.close()
+            raise
         self._full_spec = self._comm.spec(probe)
         self._comm.destroy(probe)
-        self._plans, self._slots, self._step, self._scale = {}, 0, 0, None
-        # One thread, so that buckets keep their order while the backward pass goes on.
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="slimccl")
+        self._plans, self._slots, self._scale = {}, 0, None
 
     # ---- Buckets ----
 
@@ -104,8 +187,17 @@ class Hook:
     def _plan(self, parameters, gradients, start):
         names = tuple(self._names[id(p)] for p in parameters)
         plan = self._plans.get(names)
-        if plan:
+        if plan and plan.met:
             return plan
+        # A parameter is in one bucket: where DDP has formed its buckets anew, plans of old ones are of no more use.
+        for old in [n for n, p in self._plans.items() if p.met and not set(n).isdisjoint(names)]:
+            self._drop(old)
+        if not plan:
+            plan = self._plans[names] = _Plan(names, self._parts(names, parameters, gradients, start))
+        plan.met = True
+        return plan
+
+    def _parts(self, names, parameters, gradients, start):
         parts = {}
         for name, parameter, gradient in zip(names, parameters, gradients):
             spec = self._spec_of(name, parameter)
@@ -115,8 +207,7 @@ class Hook:
                 ranges[-1] = (ranges[-1][0], at + gradient.numel())
             else:
                 ranges.append((at, at + gradient.numel()))
-        plan = self._plans[names] = _Plan(names, list(parts.values()))
-        return plan
+        return list(parts.values())
 
     def _tensor(self, part):
         if part.spec and not part.tensor:
@@ -124,34 +215,28 @@ class Hook:
             part.tensor = self._comm.create(part.spec, part.slot)
         return part.tensor
 
-    def _begin_step(self, scale):
-        self._step += 1
-        # DDP forms its buckets anew once: the plans of the old ones are of no more use.
-        for names, plan in list(self._plans.items()):
-            if plan.used is not None and plan.used < self._step - 1:
-                self._drop(names)
-        if scale is not None:
-            if self._scale is not None and scale != self._scale:
-                for plan in self._plans.values():
-                    for part in plan.parts:
-                        if part.tensor:
-                            self._comm.rescale(part.tensor, scale / self._scale)
-            self._scale = scale
+    def _take_scale(self, scale):
+        if self._scale is not None and scale != self._scale:
+            for plan in self._plans.values():
+                for part in plan.parts:
+                    if part.tensor:
+                        self._comm.rescale(part.tensor, scale / self._scale)
+        self._scale = scale
 
     def _drop(self, names):
         for part in self._plans.pop(names).parts:
             if part.tensor:
                 self._comm.destroy(part.tensor)
 
-    def _reduce(self, first, scale, buffer, parameters, gradients):
-        if first:
-            self._begin_step(scale)
+    def _reduce(self, buffer, parameters, gradients, scale):
+        if scale is not None:
+            self._take_scale(scale)
         plan = self._plan(parameters, gradients, buffer.storage_offset())
-        plan.used = self._step
         for part in plan.parts:
             views = [buffer[low:high] for low, high in part.ranges]
             flat = views[0] if len(views) == 1 else torch.cat(views)
-            self._comm.all_reduce(flat.data_ptr(), flat.numel(), _TYPES[flat.dtype], core.AVG, self._tensor(part))
+            self._comm.all_reduce(flat.data_ptr(), flat.numel(), _TYPES[flat.dtype], core.AVG, self._tensor(part),
+                                  self._place.stream)
             if len(views) > 1:
                 for view, piece in zip(views, flat.split([v.numel() for v in views])):
                     view.copy_(piece)
@@ -159,31 +244,16 @@ class Hook:
 
     def __call__(self, _, bucket):
         buffer = bucket.buffer()
-        if buffer.device.type != "cpu":
-            raise core.Error(f"gradients on {buffer.device}: this version's hook compresses CPU tensors")
         if buffer.dtype not in _TYPES:
             raise core.Error(f"gradients of {buffer.dtype}: give fp16, bf16, fp32 or fp64")
-        first = bucket.index() == 0
-        scale = float(self._rescale()) if first and self._rescale else None
-        future = torch.futures.Future()
-
-        def run(*arguments):
-            try:
-                future.set_result(self._reduce(*arguments))
-            except BaseException as error:  # pylint: disable=broad-except; the backward pass raises it
-                future.set_exception(error)
-
-        self._worker.submit(run, first, scale, buffer, bucket.parameters(), bucket.gradients())
-        return future
+        scale = float(self._rescale()) if self._rescale and bucket.index() == 0 else None
+        return self._place.enqueue(self._reduce, buffer, bucket.parameters(), bucket.gradients(), scale)
 
     # ---- Between steps ----
 
-    def _do(self, function, *arguments):
-        return self._worker.submit(function, *arguments).result()
-
     def stats(self):
         """One row a compressed part: parameters' names, spec, and core.Stats' fields."""
-        return self._do(self._stats)
+        return self._place.do(self._stats)
 
     def _stats(self):
         rows = []
@@ -197,7 +267,7 @@ class Hook:
 
     def state_dict(self):
         """This rank's feedback memory and what it belongs to. Save one a rank."""
-        return self._do(self._state_dict)
+        return self._place.do(self._state_dict)
 
     def _state_dict(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -212,18 +282,18 @@ class Hook:
                 "state": torch.frombuffer(bytearray(state), dtype=torch.uint8)}
 
     def load_state_dict(self, state, reset=False):
-        """Takes up the memory of state_dict. Where rank, world size or spec is another, ValueError; with reset=True such a
-        state is left aside, and memory begins at zero. DDP forms its first buckets anew after one step: memory of buckets
-        that are not met yet waits for them."""
+        """Takes up the memory of state_dict. Where rank, world size or spec is another, ValueError; with reset=True such
+        a state is left aside, and memory begins at zero. DDP forms its first buckets anew after one step: memory of
+        buckets that are not met yet waits for them."""
         for field, mine in (("version", 1), ("world_size", self._ranks), ("rank", self._rank),
                             ("spec", self._full_spec)):
             if state[field] != mine:
                 if reset:
-                    self._do(self._forget)
+                    self._place.do(self._forget)
                     return
-                raise ValueError(f"the state is of {field} {state[field]!r}, this run has {mine!r}: its memory does not "
-                                 "fit. Pass reset=True to begin with none")
-        self._do(self._load, state)
+                raise ValueError(f"the state is of {field} {state[field]!r}, this run has {mine!r}: its memory does "
+                                 "not fit. Pass reset=True to begin with none")
+        self._place.do(self._load, state)
 
     def _forget(self):
         for names in list(self._plans):
@@ -246,13 +316,12 @@ class Hook:
             self._comm.load(path)
 
     def close(self):
-        """Ends the worker and frees all memory; the model must not run backward afterwards."""
-        self._worker.shutdown()
-        self._comm.close()
+        """Frees all memory; the model must not run backward afterwards. On all ranks."""
+        self._place.close()
 
 
-def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, timeout=600.0):
-    """Compresses the gradients of a DistributedDataParallel model on the CPU; returns the Hook.
+def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, timeout=600.0, device_bytes=None):
+    """Compresses the gradients of a DistributedDataParallel model, on the CPU or on a CUDA device; returns the Hook.
 
     model: as DistributedDataParallel made it; no other hook may be registered.
     spec: what is sent, e.g. "ef(topk(ratio=0.01))" (docs/specs.md).
@@ -262,6 +331,8 @@ def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, time
     rescale: a function that gives the current unit of gradients, e.g. GradScaler's get_scale: where it changes, the
         memory is converted (slimTensorRescale).
     seed: of all random draws. timeout: seconds to wait for other ranks.
+    device_bytes: memory of the CUDA device that is reserved for all state and buffers. By default 256 MiB and 10 bytes
+        a parameter that learns: enough for ef in fp32, twice, since memory from a checkpoint waits for its buckets.
 
     All ranks of the model's process group call it together. Raises core.Error for a spec that is wrong.
     """
@@ -274,7 +345,7 @@ def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, time
                     return answer
             return exempt_vectors(name, parameter)
 
-    hook = Hook(model, spec, policy, rescale, seed, timeout)
+    hook = Hook(model, spec, policy, rescale, seed, timeout, device_bytes)
     # The registered function may be called while the model is torn down: it holds the hook.
     model.register_comm_hook(None, hook.__call__)
     return hook
