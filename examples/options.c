@@ -40,9 +40,10 @@ static const Flag flags[] = {
     {"eval-every", "N", "steps between two evaluations", flagInteger, &parsed.evalEvery, 1, 1e9, NULL},
     {"eval-samples", "N", "held-out characters an evaluation, evenly spread; 0 = all", flagInteger, &parsed.evalSamples,
      0, 1e9, NULL},
-    {"csv", "FILE", "write spec,seed,step,train_loss,val_loss,bytes_per_rank: a row an evaluation", flagText,
+    {"csv", "FILE", "write spec,seed,step,train_loss,val_loss,bytes_per_rank,seconds: a row an evaluation", flagText,
      &parsed.csv, 0, 0, NULL},
-    {"plot", "FILE.svg", "draw loss against steps and against bytes sent", flagText, &parsed.plot, 0, 0, NULL},
+    {"plot", "FILE.svg", "draw loss against steps and bytes sent; under mpirun against time too", flagText,
+     &parsed.plot, 0, 0, NULL},
     {"accept", NULL, "run the acceptance: tune the rate uncompressed, then three seeds of every compressor", flagSwitch,
      &parsed.accept, 0, 0, NULL},
     {"help", NULL, "show this", flagSwitch, &parsed.help, 0, 0, NULL}};

@@ -46,12 +46,12 @@ static void ratioCell(Table* table, int column, const Run* run) {
 static int csvWrite(const char* path, const Run* runs, int count) {
   FILE* out = fopen(path, "w");
   if (!out) return -1;
-  fputs("spec,seed,step,train_loss,val_loss,bytes_per_rank\n", out);
+  fputs("spec,seed,step,train_loss,val_loss,bytes_per_rank,seconds\n", out);
   for (int r = 0; r < count; r++)
     for (int i = 0; i < runs[r].count; i++) {
       const Evaluation* e = &runs[r].evaluations[i];
-      fprintf(out, "\"%s\",%llu,%d,%.17g,%.17g,%.0f\n", runs[r].spec ? runs[r].spec : "uncompressed",
-              (unsigned long long)runs[r].seed, e->step, e->train, e->valid, e->bytes);
+      fprintf(out, "\"%s\",%llu,%d,%.17g,%.17g,%.0f,%.6f\n", runs[r].spec ? runs[r].spec : "uncompressed",
+              (unsigned long long)runs[r].seed, e->step, e->train, e->valid, e->bytes, e->seconds);
     }
   const int failed = ferror(out);
   return fclose(out) || failed ? -1 : 0;
@@ -65,19 +65,21 @@ static int isWithoutFeedback(const char* spec, const char* other) {
 
 static int plotRuns(const char* path, const Options* options, size_t parameters, const Run* runs, int count) {
   PlotSeries *steps = calloc((size_t)count, sizeof *steps), *bytes = calloc((size_t)count, sizeof *bytes);
+  PlotSeries* times = calloc((size_t)count, sizeof *times);
   int points = 0, done = -1, dashed = 0, color = 0;
   for (int r = 0; r < count; r++) points += runs[r].count;
-  double *data = malloc((size_t)points * 3 * sizeof *data), *next = data;
-  if (steps && bytes && data) {
+  double *data = malloc((size_t)points * 4 * sizeof *data), *next = data;
+  if (steps && bytes && times && data) {
     double low = INFINITY;
     for (int r = 0; r < count; r++) {
       const size_t n = (size_t)runs[r].count;
-      double *x = next, *y = next + n, *z = next + 2 * n;
-      next += 3 * n;
+      double *x = next, *y = next + n, *z = next + 2 * n, *t = next + 3 * n;
+      next += 4 * n;
       for (size_t i = 0; i < n; i++) {
         x[i] = runs[r].evaluations[i].step;
         y[i] = runs[r].evaluations[i].valid;
         z[i] = runs[r].evaluations[i].bytes;
+        t[i] = runs[r].evaluations[i].seconds;
         if (y[i] < low) low = y[i];
       }
       PlotSeries* s = &steps[r];
@@ -90,8 +92,9 @@ static int plotRuns(const char* path, const Options* options, size_t parameters,
           color--;
           break;
         }
-      bytes[r] = *s;
+      bytes[r] = times[r] = *s;
       bytes[r].x = z;
+      times[r].x = t;
     }
     char title[160], subtitle[256];
     const double start = runs[0].evaluations[0].valid;
@@ -101,13 +104,16 @@ static int plotRuns(const char* path, const Options* options, size_t parameters,
              (double)parameters / 1e6, trainerRanks(options), options->steps, options->batch, runs[0].rate,
              dashed ? "; dashed: without error feedback" : "");
     const char* loss = "held-out loss (nats per character)";
-    const PlotPanel panels[] = {{"Loss against steps", "training step", loss, 0, 0, low, start, steps, (size_t)count},
-                                {"Loss against bytes sent", "bytes sent per rank (logarithmic scale)", loss, 1, 0, low,
-                                 start, bytes, (size_t)count}};
-    done = plotWrite(path, title, subtitle, panels, 2);
+    const PlotPanel panels[] = {
+        {"Loss against steps", "training step", loss, 0, 0, low, start, steps, (size_t)count},
+        {"Loss against bytes sent", "bytes sent per rank (logarithmic scale)", loss, 1, 0, low, start, bytes,
+         (size_t)count},
+        {"Loss against time", "seconds, without evaluations", loss, 0, 0, low, start, times, (size_t)count}};
+    done = plotWrite(path, title, subtitle, panels, trainerProcesses() ? 3 : 2);
   }
   free(steps);
   free(bytes);
+  free(times);
   free(data);
   return done;
 }
@@ -151,12 +157,25 @@ static void printReplicas(int agree) {
          agree ? "all ranks ended every run with bit-identical parameters" : "RANKS ENDED WITH DIFFERENT PARAMETERS");
 }
 
+static double target(const Run* uncompressed) { return 1.01 * finalLoss(uncompressed); }
+
+/* When a run's loss was first no more than `loss`; infinite: never. */
+static double secondsTo(const Run* run, double loss) {
+  for (int i = 0; i < run->count; i++)
+    if (run->evaluations[i].valid <= loss) return run->evaluations[i].seconds;
+  return INFINITY;
+}
+
 static void printRuns(const Options* options, const Run* runs, int count) {
   static const char* const headings[] = {"spec",     "final loss", "vs uncompressed", "sent a step and rank",
                                          "ratio",    "encode ms",  "exchange ms",     "reduce ms",
                                          "decode ms"};
   Table table = {0};
   for (int c = 0; c < 9; c++) tableCell(&table, c, "%s", headings[c]);
+  if (trainerProcesses()) {
+    tableCell(&table, 9, "seconds");
+    tableCell(&table, 10, "to %.4f", target(&runs[0]));
+  }
   for (int r = 0; r < count; r++) {
     const Run* run = &runs[r];
     tableCell(&table, 0, "%s", run->printed);
@@ -177,6 +196,11 @@ static void printRuns(const Options* options, const Run* runs, int count) {
       } else {
         tableCell(&table, 5 + i, "-");
       }
+    }
+    if (trainerProcesses()) {
+      const double reached = secondsTo(run, target(&runs[0]));
+      tableCell(&table, 9, "%.1f", run->evaluations[run->count - 1].seconds);
+      tableCell(&table, 10, isfinite(reached) ? "%.1f" : "never", reached);
     }
   }
   tablePrint(&table);
@@ -206,6 +230,8 @@ static int compare(const Options* options, const Text* text) {
     putchar('\n');
     printRuns(options, runs, count);
     printf("\nLoss: nats per character on held-out text; it was %.4f at the start.\n", runs[0].evaluations[0].valid);
+    if (trainerProcesses())
+      puts("Seconds: without evaluations; the last column: until the loss was within 1% of uncompressed' final one.");
     printReplicas(agree);
     failed |= writeFiles(options, parameters, runs, count, count);
   }

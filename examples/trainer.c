@@ -73,6 +73,7 @@ void trainerFinish(void) {
 #endif
 }
 
+int trainerProcesses(void) { return processCount > 1; }
 int trainerRanks(const Options* options) { return processCount > 1 ? processCount : options->ranks; }
 int trainerPrints(void) { return processRank == 0; }
 
@@ -223,7 +224,7 @@ static void* train(void* argument) {
 
   const double ringBytes = 2.0 * (ranks - 1) / ranks * sizeof(float) * (double)model->count;
   const double started = now();
-  double trainLoss = 0, exchange = 0;
+  double trainLoss = 0, exchange = 0, paused = 0;
   int trainBatches = 0;
   Evaluation last = {0};
   for (int step = 0;; step++) {
@@ -233,17 +234,20 @@ static void* train(void* argument) {
       positions[i] = text->train[bits % text->trainCount];
     }
     if (evaluates(options, step)) {
+      const double reached = now();
       if (step == 0) trainLoss = modelLoss(model, text->codes, positions, batch), trainBatches = 1;
       const double sent = spec ? (double)statsOf(tensors).wireBytes : ringBytes * step;
       double sums[3] = {modelLoss(model, text->codes, valid, (int)(to - from)), trainLoss, sent};
       sumOverRanks(sums, 3, comm);
-      last = (Evaluation){step, sums[1] / trainBatches / batch / ranks, sums[0] / (double)samples, sums[2] / ranks};
+      last = (Evaluation){step, sums[1] / trainBatches / batch / ranks, sums[0] / (double)samples, sums[2] / ranks,
+                          reached - started - paused};
       trainLoss = trainBatches = 0;
       if (keeps) {
         run->evaluations = realloc(run->evaluations, (size_t)(run->count + 1) * sizeof last);
         if (!run->evaluations) fatal("out of memory");
         run->evaluations[run->count++] = last;
       }
+      paused += now() - reached;
     }
     if (step == options->steps) break;
     if (keeps) {
@@ -287,7 +291,6 @@ static void* train(void* argument) {
     run->exchangeSeconds = sums[3] * each;
     run->reduceSeconds = sums[4] * each;
     run->decodeSeconds = sums[5] * each;
-    run->seconds = now() - started;
     snprintf(run->printed, sizeof run->printed, "%s", spec ? slimTensorSpec(tensors[0]) : "uncompressed");
     progress(run, options->steps, &last, started, 1);
   }

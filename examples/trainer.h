@@ -11,8 +11,9 @@ typedef struct {
   int step;
   double
       train; /* mean loss of the batches since the last evaluation (at step 0: of the first batch), nats a character */
-  double valid; /* loss on held-out text */
-  double bytes; /* sent so far, mean over ranks */
+  double valid;   /* loss on held-out text */
+  double bytes;   /* sent so far, mean over ranks */
+  double seconds; /* since the start, without evaluations; this rank's clock */
 } Evaluation;
 
 typedef struct {
@@ -28,7 +29,6 @@ typedef struct {
   double stepBytes, plainBytes;                                        /* a step and rank */
   double encodeSeconds, exchangeSeconds, reduceSeconds, decodeSeconds; /* a step, mean over ranks */
   int identical; /* all ranks ended with the same bits in all parameters */
-  double seconds;
 } Run;
 
 /* Makes the ranks of all runs exchange their gradients in the memory of CUDA devices, rank r on device r modulo their
@@ -38,6 +38,8 @@ int trainerOnCuda(void);
  * message where something is wrong. */
 void trainerInit(int* argc, char*** argv);
 int trainerRanks(const Options* options);
+/* 1 where ranks are processes, and so what they send takes time. */
+int trainerProcesses(void);
 /* 1 on the rank that prints. */
 int trainerPrints(void);
 void trainerFinish(void);
