@@ -35,6 +35,7 @@ typedef struct slimCudaComm {
   CUstream own;        /* for what has no stream */
   CUstream stream;     /* of the call under way */
   cuuint64_t capture;  /* of that stream; 0: none */
+  bool takesTurns;     /* the call under way shares its graph with other threads' */
   space *spaces, *now; /* now: of the call under way */
   CUevent mark[slimMarks];
   bool stuck; /* work that may never end: what it uses stays */
@@ -286,6 +287,13 @@ static bool busy(slimComm* comm) {
   return false;
 }
 
+/* A graph is not safe for threads: those that capture into one take turns at it. */
+static pthread_mutex_t graphLock = PTHREAD_MUTEX_INITIALIZER;
+static void turn(slimCopier* copier, bool take) {
+  const cudaComm* c = (const cudaComm*)copier;
+  if (c->takesTurns) (void)(take ? pthread_mutex_lock(&graphLock) : pthread_mutex_unlock(&graphLock));
+}
+
 static slimResult_t begin(slimComm* comm, CUstream stream) {
   cudaComm* c = comm->cuda;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
@@ -299,8 +307,13 @@ static slimResult_t begin(slimComm* comm, CUstream stream) {
   SLIM_CHECK(spaceOf(c, c->capture));
   c->copier.side = c->now->side;
   c->copier.apart = false;
-  if (c->now->recorded) SLIM_CU(StreamWaitEvent, stream, c->now->last, 0);
-  return slimSuccess;
+  c->takesTurns = c->capture && comm->transport->oneGraph;
+  turn(&c->copier, true);
+  const CUresult error = c->now->recorded ? slimCu.StreamWaitEvent(stream, c->now->last, 0) : (CUresult)CUDA_SUCCESS;
+  if (error == CUDA_SUCCESS) return slimSuccess;
+  turn(&c->copier, false);
+  c->takesTurns = false;
+  return slimDriverFail(error, "StreamWaitEvent");
 }
 
 static slimResult_t enter(slimComm* comm, void* stream, bool own) {
@@ -314,16 +327,21 @@ static slimResult_t leave(slimComm* comm, slimResult_t result) {
   space* s = comm->cuda->now;
   const CUresult error = slimCu.EventRecord(s->last, comm->cuda->stream);
   s->recorded = s->recorded || error == CUDA_SUCCESS;
+  turn(&comm->cuda->copier, false);
+  comm->cuda->takesTurns = false;
   slimCudaLeave();
   return error == CUDA_SUCCESS || result != slimSuccess ? result : slimDriverFail(error, "EventRecord");
 }
 
 static void pauseCall(slimComm* comm) {
-  (void)comm;
+  turn(&comm->cuda->copier, false);
   slimCudaLeave();
 }
 /* The context was entered before: it cannot fail now. */
-static void resumeCall(slimComm* comm) { (void)slimCudaEnter(comm->cuda->device); }
+static void resumeCall(slimComm* comm) {
+  (void)slimCudaEnter(comm->cuda->device);
+  turn(&comm->cuda->copier, true);
+}
 
 static bool captures(const slimComm* comm) { return comm->cuda->capture != 0; }
 
@@ -700,9 +718,14 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
   if (result == slimSuccess) {
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* somebody else may be capturing */
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
-    *c = (cudaComm){
-        .copier = {.mark = mark, .await = await, .copy = move, .fork = forkSide, .land = landSide, .join = joinSide},
-        .device = device};
+    *c = (cudaComm){.copier = {.mark = mark,
+                               .await = await,
+                               .copy = move,
+                               .turn = turn,
+                               .fork = forkSide,
+                               .land = landSide,
+                               .join = joinSide},
+                    .device = device};
     result = reserve(c, made->ranks, settings);
     if (result != slimSuccess) discard(c);
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);

@@ -250,7 +250,13 @@ static slimResult_t await(slimTransport* transport, int id, double timeout) {
       free(waiting);
       return breakWith(me, waiting ? why : "out of memory");
     }
+    if (me->base.copier) me->base.copier->turn(me->base.copier, false);
     late = pthread_cond_timedwait(&me->wake, &me->lock, &until) != 0;
+    if (me->base.copier) { /* who has the turn may want the lock */
+      pthread_mutex_unlock(&me->lock);
+      me->base.copier->turn(me->base.copier, true);
+      pthread_mutex_lock(&me->lock);
+    }
   }
   pthread_mutex_unlock(&me->lock);
   return withdraw(me);
@@ -296,6 +302,7 @@ slimResult_t slimLocalTransports(slimTransport** transports, int ranks) {
     e->base = (slimTransport){.rank = r,
                               .ranks = ranks,
                               .neighbours = ranks,
+                              .oneGraph = true,
                               .begin = begin,
                               .wait = await,
                               .poll = poll,

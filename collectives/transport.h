@@ -24,6 +24,8 @@ struct slimCopier {
                         int mark); /* what follows waits for other's mark */
   slimResult_t (*copy)(slimCopier* copier, void* to, const void* from, size_t bytes);
   void* stream; /* of the call under way: a CUstream */
+  /* Before a thread sleeps until others have enqueued something (false), and after (true). */
+  void (*turn)(slimCopier* copier, bool take);
 
   /* A second stream, so that exchanges run beside passes: apart says that the call under way wants it. It waits for
    * stream at fork; stream waits at join(batch) for what came before land(batch); the last two batches count. */
@@ -41,6 +43,7 @@ struct slimTransport {
   int neighbours;     /* ranks that share this machine's cores, this one included */
   bool holdsBuffers;  /* after a failure: messages may still be read from buffers, so they must not be freed */
   slimCopier* copier; /* NULL: buffers are host memory */
+  bool oneGraph;      /* ranks' streams wait for each other's, so what they capture is one graph */
 
   /* Starts exchange id (0 … slimExchanges − 1, not under way): lanes[p] for rank p; the own rank's is ignored, but a
    * copier serves it too. The buffers must stay until wait. All ranks begin the same exchanges in the same order. */
