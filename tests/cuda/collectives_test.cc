@@ -1,5 +1,7 @@
 // Collectives on device memory: the CPU's bits, eagerly and from graphs, and what goes wrong.
 #include <gtest/gtest.h>
+
+#include <limits>
 #include <unistd.h>
 
 #include <cstdio>
@@ -176,10 +178,22 @@ Record onDevice(const Case& setup, int steps, Fill fill, bool several, size_t sh
   return run;
 }
 
-void expectSame(const Record& device, const Record& host) {
+// A sum's NaN is the processor's: of fp32, which passes NaN on, all are one here.
+Bytes withOneNan(const Case& setup, Bytes y) {
+  if (setup.type != slimFloat32) return y;
+  for (size_t i = 0; i + 4 <= y.size(); i += 4) {
+    float x;
+    std::memcpy(&x, &y[i], 4);
+    if (x != x) x = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(&y[i], &x, 4);
+  }
+  return y;
+}
+
+void expectSame(const Case& setup, const Record& device, const Record& host) {
   for (size_t k = 0; k < host.y.size(); k++)
     for (size_t r = 0; r < host.y[k].size(); r++)
-      ASSERT_EQ(device.y[k][r], host.y[k][r]) << "step " << k << " rank " << r;
+      ASSERT_EQ(withOneNan(setup, device.y[k][r]), withOneNan(setup, host.y[k][r])) << "step " << k << " rank " << r;
   for (size_t r = 0; r < host.state.size(); r++) {
     EXPECT_EQ(device.state[r], host.state[r]) << "state of rank " << r;
     EXPECT_EQ(device.flagged[r], host.flagged[r]) << "rank " << r;
@@ -190,7 +204,7 @@ void expectSame(const Record& device, const Record& host) {
 void runCase(const Case& setup, int steps = 3, Fill fill = Fill::kNormal, bool several = false, size_t shift = 0,
              bool inPlace = false) {
   SCOPED_TRACE(setup.name());
-  expectSame(onDevice(setup, steps, fill, several, shift, inPlace), onHost(setup, steps, fill));
+  expectSame(setup, onDevice(setup, steps, fill, several, shift, inPlace), onHost(setup, steps, fill));
 }
 
 const int kRanks[] = {1, 2, 3, 4, 8};
