@@ -1,5 +1,5 @@
+#include "collectives/hierarchy.h"
 #include "collectives/operation.h"
-
 #include "collectives/ranges.h"
 
 #include <inttypes.h>
@@ -37,6 +37,7 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
     return slimFail(slimSystemError, "out of memory for a communicator");
   }
   c->transport = transport;
+  c->home = c;
   c->device = &slimHost;
   c->rank = transport->rank;
   c->ranks = transport->ranks;
@@ -60,7 +61,8 @@ slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const sli
 
 void slimCommFree(slimComm* comm) {
   if (comm->pool) slimPoolDestroy(comm->pool);
-  comm->device->close(comm);
+  if (comm->home == comm) comm->device->close(comm);
+  slimHierarchyFree(comm);
   comm->transport->destroy(comm->transport);
   free(comm->lanes);
   free(comm->records);
@@ -159,6 +161,7 @@ static const struct {
     FIELD("slice", slice),
     FIELD("number of slimTensorSetShift calls", shifts),
     FIELD("lambda (slimTensorSetLambda)", lambda),
+    FIELD("hierarchy", hierarchy),
 #undef FIELD
 };
 
@@ -281,10 +284,11 @@ static slimResult_t introduce(slimComparison* c) {
                                           .algorithm = (uint32_t)comm->settings.algorithm,
                                           .slice = comm->settings.sliceBytes,
                                           .hash = comm->settings.rules,
-                                          .seed = comm->settings.seed},
+                                          .seed = comm->settings.seed,
+                                          .hierarchy = comm->settings.hierarchy && comm->transport->split},
                              .clique = cliqueOf(comm),
                              .number = comm->number,
-                             .domain = comm->device->domain(comm),
+                             .domain = comm->settings.domain ? comm->settings.domain : comm->device->domain(comm),
                              .deviceBytes = comm->settings.deviceBytes};
   introduction* there = comm->device->alloc(comm, (ranks + 1) * sizeof *there);
   if (!there) return slimSystemError;
@@ -299,20 +303,24 @@ static slimResult_t compare(slimComparison* c) {
   slimComm* comm = c->base.comm;
   const size_t ranks = (size_t)comm->ranks;
   introduction* all = malloc(ranks * sizeof *all);
-  if (!all) return slimFail(slimSystemError, "out of memory for a communicator");
-  slimResult_t result = slimWait(comm, agreeExchange);
+  uint64_t* domain = malloc(ranks * sizeof *domain);
+  slimResult_t result = all && domain ? slimSuccess : slimFail(slimSystemError, "out of memory for a communicator");
+  if (result == slimSuccess) result = slimWait(comm, agreeExchange);
   if (result == slimSuccess) result = comm->device->idle(comm, comm->settings.timeout);
   if (result == slimSuccess) result = comm->device->read(comm, all, c->there, ranks * sizeof *all);
   uint64_t bytes = comm->settings.deviceBytes;
-  comm->together = true;
   for (size_t r = 0; r < ranks && result == slimSuccess; r++) {
-    comm->together = comm->together && all[r].domain && all[r].domain == all[0].domain;
+    domain[r] = all[r].domain;
     comm->records[r] = all[r].settings;
     bytes = all[r].deviceBytes < bytes ? all[r].deviceBytes : bytes;
     comm->number = all[r].number > comm->number ? all[r].number : comm->number;
   }
-  comm->clique = all[0].clique;
+  if (result == slimSuccess) {
+    comm->clique = all[0].clique;
+    comm->domains = slimDomainsOf(domain, comm->ranks, comm->rank);
+  }
   free(all);
+  free(domain);
   if (result == slimSuccess) comm->device->release(comm, c->there);
   if (result == slimSuccess) result = compareRecords(comm);
   if (result == slimSuccess) comm->device->limit(comm, bytes);
@@ -321,8 +329,20 @@ static slimResult_t compare(slimComparison* c) {
 
 static slimResult_t advance(slimOperation* operation, bool* done) {
   slimComparison* c = (slimComparison*)operation;
-  *done = c->there != NULL;
-  return *done ? compare(c) : introduce(c);
+  slimComm* comm = operation->comm;
+  switch (c->turn++) {
+    case 0:
+      return introduce(c);
+    case 1:
+      SLIM_CHECK(compare(c));
+      *done = comm->domains.kind != slimDomainsLayered || !comm->records[comm->rank].hierarchy;
+      return *done ? slimSuccess : slimHierarchySplit(comm, false);
+    case 2: /* one split at a time: both talk through the same communicator */
+      return slimHierarchySplit(comm, true);
+    default:
+      *done = true;
+      return slimHierarchyJoin(comm);
+  }
 }
 
 static void end(slimOperation* operation) {

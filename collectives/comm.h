@@ -26,6 +26,8 @@ typedef struct {
   slimAlgorithm algorithm;
   size_t sliceBytes;
   size_t deviceBytes; /* of device memory, for all state and buffers */
+  bool hierarchy;     /* where domains are layered, allreduce is plain inside and compressed across */
+  uint64_t domain;    /* this rank's; 0: as the device sees it */
   double timeout;
   int threads;
   /* Under preload: */
@@ -42,10 +44,22 @@ typedef struct {
   uint32_t algorithm; /* 0: plain */
   uint32_t shifts;    /* slimTensorSetShift calls so far */
   uint64_t count, hash, step, slice, seed;
-  double lambda;   /* slimTensorSetLambda's, or 0 */
-  uint32_t finite; /* dense steps that set state: x holds no NaN or Inf */
-  uint32_t zero;
+  double lambda;      /* slimTensorSetLambda's, or 0 */
+  uint32_t finite;    /* dense steps that set state: x holds no NaN or Inf */
+  uint32_t hierarchy; /* of settings */
 } slimCallRecord;
+
+/* Ranks that fast links join are a domain. */
+typedef struct {
+  enum {
+    slimDomainsApart,   /* each rank is its own */
+    slimDomainsLayered, /* several of the same size */
+    slimDomainsUneven,
+    slimDomainsOne /* of all ranks, more than one */
+  } kind;
+  int count, size; /* domains, and ranks of the first */
+  int own, place;  /* this rank's domain, and its number there */
+} slimDomains;
 
 struct slimTensor;
 
@@ -56,7 +70,11 @@ typedef struct slimComm {
   int rank, ranks;
   uint64_t clique; /* a number that this process's handles of the same ranks share */
   uint64_t number; /* as the comparison finds it: the largest that a rank gave */
-  bool together;   /* all ranks are in one NVLink domain */
+  slimDomains domains;
+  /* Of layered ones, where settings want it (hierarchy.h): */
+  slimTransport *inside, *between; /* this rank's domain; across domains, until it is: */
+  struct slimComm* across;         /* the ranks of this one's place in each domain, on the same device */
+  struct slimComm* home;           /* of across: whose it is, and who has the tensors; else this one */
   struct {
     uint32_t cast; /* so far */
     bool over;     /* they will not come any more; set by any thread */

@@ -169,24 +169,39 @@ static slimResult_t idle(slimComm* comm, double timeout) {
   }
 }
 
-/* Atomics that a peer carries out are NVLink's. Of what a process cannot see, nothing is known. */
+/* Atomics that a peer carries out are NVLink's. */
+static bool linked(int a, int b) {
+  int yes = 0;
+  return a == b ||
+         (slimCu.DeviceGetP2PAttribute(&yes, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, a, b) == CUDA_SUCCESS &&
+          yes);
+}
+
+static uint64_t mix(uint64_t h, const char* text) {
+  for (; *text; text++) h = (h ^ (unsigned char)*text) * 0x100000001b3u;
+  return h;
+}
+
+/* The devices that are linked with the own one, if they all are with each other: named by the machine (as NCCL has it,
+ * or in whatever container) and their first. */
 static uint64_t domain(const slimComm* comm) {
   const int own = comm->cuda->device->ordinal;
-  int devices = 0;
-  if (slimCu.DeviceGetCount(&devices) != CUDA_SUCCESS || devices < 2) return 0;
+  int devices = 0, first = -1, members = 0;
+  if (slimCu.DeviceGetCount(&devices) != CUDA_SUCCESS) return 0;
   for (int d = 0; d < devices; d++) {
-    int linked = 0;
-    if (d == own) continue;
-    (void)slimCu.DeviceGetP2PAttribute(&linked, CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, own, d);
-    if (!linked) return 0;
+    if (!linked(own, d)) continue;
+    for (int e = 0; e < d; e++)
+      if (linked(own, e) && !linked(d, e)) return 0;
+    if (first < 0) first = d;
+    members++;
   }
-  char boot[64] = ""; /* the machine, in whatever container */
-  FILE* file = fopen("/proc/sys/kernel/random/boot_id", "re");
-  const bool read = file && fgets(boot, sizeof boot, file);
+  if (members < 2) return 0;
+  const char* host = getenv("NCCL_HOSTID");
+  char boot[64] = "";
+  FILE* file = host ? NULL : fopen("/proc/sys/kernel/random/boot_id", "re");
+  if (file && !fgets(boot, sizeof boot, file)) *boot = 0;
   if (file) fclose(file);
-  uint64_t h = 0;
-  for (const char* c = boot; *c && read; c++) h = (h ^ (unsigned char)*c) * 0x100000001b3u;
-  return h;
+  return host || *boot ? mix((uint64_t)first + 1, host ? host : boot) | 1 : 0;
 }
 
 static void limit(slimComm* comm, size_t bytes) {
@@ -262,18 +277,22 @@ static slimResult_t reported(slimComm* comm) {
   const unsigned long long word = __atomic_exchange_n(comm->cuda->report, 0, __ATOMIC_ACQ_REL);
   if (!word) return slimSuccess;
   const unsigned rank = (unsigned)(word >> 32) & 0xffffff, slot = (unsigned)word;
-  for (slimTensor* t = comm->tensors; t; t = t->next)
-    if (t->slot == slot) t->spoiled = true;
+  const char* who = "rank";
+  for (slimTensor* t = comm->home->tensors; t; t = t->next)
+    if (t->slot == slot) {
+      t->spoiled = true;
+      if (t->comm != comm->home) who = "domain";
+    }
   if (word >> 56 == slimReportRemote)
     return slimFail(slimInvalidUsage,
-                    "an earlier call of slot %u gave NaN: rank %u reports that another rank's message was not of the "
+                    "an earlier call of slot %u gave NaN: %s %u reports that another %s's message was not of the "
                     "spec, type, count, slot and step that it expected; slimTensorReset comes next, on all ranks",
-                    slot, rank);
+                    slot, who, rank, who);
   return slimFail(slimInvalidUsage,
-                  "an earlier call of slot %u gave NaN: rank %u's message is not of the spec, type, count, slot and "
+                  "an earlier call of slot %u gave NaN: %s %u's message is not of the spec, type, count, slot and "
                   "step that this rank has; all ranks must make the same calls in the same order; slimTensorReset "
                   "comes next, on all ranks",
-                  slot, rank);
+                  slot, who, rank);
 }
 
 static bool alarmed(const slimComm* comm) { return __atomic_load_n(comm->cuda->report, __ATOMIC_ACQUIRE) != 0; }

@@ -41,7 +41,8 @@ typedef struct slimDevice {
 
   /* Until what was enqueued for comm is done; after timeout seconds slimRemoteError. NULL where readable. */
   slimResult_t (*idle)(struct slimComm* comm, double timeout);
-  /* A number that ranks share whose devices reach each other over NVLink; 0: not known of any. NULL where readable. */
+  /* A number that ranks share whose devices reach each other over NVLink; 0: none that this process sees. NULL where
+   * readable. */
   uint64_t (*domain)(const struct slimComm* comm);
   /* Of a new communicator: keeps bytes of its memory, and gives up the rest. NULL where readable. */
   void (*limit)(struct slimComm* comm, size_t bytes);

@@ -8,6 +8,7 @@ typedef struct {
   slimTransport base;
   ncclComm_t comm;
   const slimNccl* nccl;
+  bool own;                   /* comm was made by split */
   bool begun;                 /* something, in the batch under way */
   unsigned batch;             /* its number */
   unsigned in[slimExchanges]; /* the batch of an exchange */
@@ -126,7 +127,38 @@ _Static_assert((int)ncclInt8 == (int)slimInt8 && (int)ncclBfloat16 == (int)slimB
 /* Whether the communicator still works is NCCL's to say: ncclCommGetAsyncError. */
 static void fail(slimTransport* transport, const char* why) { (void)transport, (void)why; }
 
-static void destroy(slimTransport* transport) { free(transport); }
+static bool alarmed(const slimTransport* transport) {
+  const endpoint* me = (const endpoint*)transport;
+  ncclResult_t state = ncclSuccess;
+  const ncclComm_t comm = __atomic_load_n(&me->comm, __ATOMIC_ACQUIRE);
+  return comm && me->nccl->commGetAsyncError(comm, &state) == ncclSuccess && state != ncclSuccess;
+}
+
+/* Once: NCCL frees it. */
+static void abortComm(slimTransport* transport) {
+  endpoint* me = (endpoint*)transport;
+  const ncclComm_t comm = __atomic_exchange_n(&me->comm, NULL, __ATOMIC_ACQ_REL);
+  if (comm) (void)me->nccl->commAbort(comm);
+}
+
+static void destroy(slimTransport* transport) {
+  endpoint* me = (endpoint*)transport;
+  if (me->own && me->comm) (void)me->nccl->commDestroy(me->comm);
+  free(me);
+}
+
+static slimResult_t split(slimTransport* transport, int colour, int rank, int ranks, slimTransport** made) {
+  const endpoint* me = (const endpoint*)transport;
+  endpoint* child = malloc(sizeof *child);
+  if (!child) return slimFail(slimSystemError, "out of memory for a communicator");
+  *child = (endpoint){.base = me->base, .nccl = me->nccl, .own = true};
+  child->base.rank = rank;
+  child->base.ranks = ranks;
+  child->base.split = NULL;
+  *made = &child->base;
+  NCCL(commSplit(me->comm, colour, rank, &child->comm, NULL), "CommSplit");
+  return slimSuccess;
+}
 
 slimResult_t slimNcclTransport(slimTransport** transport, ncclComm_t comm, const slimNccl* nccl) {
   endpoint* me = calloc(1, sizeof *me);
@@ -138,6 +170,9 @@ slimResult_t slimNcclTransport(slimTransport** transport, ncclComm_t comm, const
                             .departed = departed,
                             .wait = await,
                             .plain = plain,
+                            .split = nccl->commSplit ? split : NULL,
+                            .alarmed = alarmed,
+                            .abort = abortComm,
                             .fail = fail,
                             .destroy = destroy},
                    .comm = comm,

@@ -27,15 +27,19 @@ extern "C" {
   X(redOpDestroy, RedOpDestroy)                 \
   X(commUserRank, CommUserRank)                 \
   X(commCuDevice, CommCuDevice)                 \
+  X(commDestroy, CommDestroy)                   \
+  X(commAbort, CommAbort)                       \
+  X(commGetAsyncError, CommGetAsyncError)       \
   X(getErrorString, GetErrorString)
 /* Those that older NCCL does not have: may be NULL. */
-#define SLIM_NCCL_NEWER_CALLS(X) X(allToAll, AlltoAll)
+#define SLIM_NCCL_NEWER_CALLS(X) X(allToAll, AlltoAll) X(commSplit, CommSplit)
 typedef struct {
 #define SLIM_MEMBER_(member, function) __typeof__(&nccl##function) member;
   SLIM_NCCL_CALLS(SLIM_MEMBER_)
 #undef SLIM_MEMBER_
   ncclResult_t (*allToAll)(const void* sendbuff, void* recvbuff, size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream); /* NCCL 2.28 */
+  ncclResult_t (*commSplit)(ncclComm_t comm, int colour, int key, ncclComm_t* made, ncclConfig_t* config); /* 2.18 */
 } slimNccl;
 
 /* nccl must stay; comm is not taken over, and must outlive the transport. */

@@ -35,10 +35,12 @@ slimResult_t slimRun(slimOperation* list);
 void slimDrop(slimOperation* list, slimResult_t why);
 
 /* Of a new communicator whose ranks cannot agree before each call (its device is not readable): all must have been made
- * with the same settings; the smallest of their deviceBytes holds for all. Else it is freed, and *made is NULL. */
+ * with the same settings; the smallest of their deviceBytes holds for all. Else it is freed, and *made is NULL. Where
+ * the settings ask for it, the transports of a hierarchy are made too. */
 typedef struct {
   slimOperation base;
   slimComm** made;
+  int turn;
   void* there; /* what ranks say of themselves, on the device */
 } slimComparison;
 void slimComparisonPrepare(slimComparison* comparison, slimComm** made);

@@ -1,5 +1,5 @@
 /* The state file (docs/format.md §9). */
-#include "collectives/tensor.h"
+#include "collectives/hierarchy.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -24,8 +24,8 @@ typedef struct {
   int32_t root;
   uint32_t algorithm, shifts, specBytes; /* of the printed spec, without its end */
   uint64_t count, step, slice, denseSlice;
-  uint64_t pending; /* values of a shift that was set after the last step */
-  uint32_t pendingType, zero;
+  uint64_t pending;                  /* values of a shift that was set after the last step */
+  uint32_t pendingType, domains;     /* that compress with each other; 0: ranks do */
   double lambda;                     /* the caller's, or 0 */
   uint64_t lengths[slimStateArrays]; /* reals in s, v, h, e, H, common, m */
 } tensorHead;
@@ -119,6 +119,7 @@ static slimResult_t putTensor(stream* s, slimTensor* t) {
     head.step = t->step;
     head.slice = t->cut.slice;
     head.denseSlice = t->dense.slice;
+    if (t->comm != t->comm->home) head.domains = (uint32_t)t->comm->ranks;
     for (int i = 0; i < slimStateArrays; i++) head.lengths[i] = t->arrays[i].n;
   }
   if (t->shift) {
@@ -235,6 +236,12 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
     const bool known = head.collective >= slimCollectiveAllReduce && head.collective <= slimCollectiveAllGather &&
                        slimTypeIsFloat((slimDataType_t)head.type) && head.algorithm >= slimAlgorithmTwoShot &&
                        head.algorithm <= slimAlgorithmLinear && head.slice && head.denseSlice && head.count;
+    slimComm* home = fresh->comm;
+    if (head.domains ? !home->across || home->across->ranks != (int)head.domains
+                     : slimHierarchyRoute(home, (slimCollective)head.collective, head.count) != home)
+      return slimFail(slimInvalidUsage, "%s: slot %u was saved by %" PRIu32 " domains of ranks; here they are %d", path,
+                      t->slot, head.domains, home->across ? home->across->ranks : 0);
+    if (head.domains) fresh->comm = home->across;
     fresh->collective = (slimCollective)head.collective;
     fresh->type = (slimDataType_t)head.type;
     fresh->root = head.root;
@@ -244,8 +251,9 @@ static slimResult_t getTensor(stream* s, const char* path, const slimTensor* t, 
     const bool both = fresh->collective == slimCollectiveAllReduce || fresh->collective == slimCollectiveReduce;
     if (both && fresh->algorithm == slimAlgorithmTwoShot && slimTreeUnit(t->compressor->down.tree) > unit)
       unit = slimTreeUnit(t->compressor->down.tree);
-    fresh->cut = (slimCut){head.count, head.slice, unit, t->comm->ranks};
-    fresh->dense = (slimCut){head.count, head.denseSlice, unit, t->comm->ranks};
+    const uint64_t first = slimShardFirst(fresh->comm, head.count, unit);
+    fresh->cut = (slimCut){head.count, head.slice, unit, fresh->comm->ranks, first};
+    fresh->dense = (slimCut){head.count, head.denseSlice, unit, fresh->comm->ranks, first};
     uint64_t lengths[slimStateArrays];
     if (known) slimTensorLengths(fresh, lengths);
     if (!known || memcmp(lengths, head.lengths, sizeof lengths) != 0)
@@ -294,6 +302,7 @@ static slimResult_t getHead(stream* s, const char* path, const slimComm* comm) {
 /* What a file brings, and nothing else, goes from fresh to t. */
 static void adopt(slimTensor* t, const slimTensor* fresh) {
   slimTensorForget(t);
+  t->comm = fresh->comm;
   t->started = fresh->started;
   t->collective = fresh->collective;
   t->type = fresh->type;

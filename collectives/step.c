@@ -1,5 +1,6 @@
 #include "collectives/step.h"
 
+#include "collectives/hierarchy.h"
 #include "collectives/ranges.h"
 
 #include <math.h>
@@ -327,6 +328,12 @@ static void finish(slimCall* call, bool compressed) {
 static slimResult_t check(slimCall* call, slimCallRecord* record) {
   slimComm* comm = call->comm;
   slimTensor* t = call->tensor;
+  if (t->shift && call->whole)
+    return slimFail(slimInvalidUsage,
+                    "slot %u: slimTensorSetShift gives a rank's shift, but in a hierarchy domains compress: make the "
+                    "communicator with slimHierarchyFlat",
+                    t->slot);
+  if (!t->started) t->comm = comm;
   SLIM_CHECK(slimTensorStart(t, call->collective, call->type, call->count, call->root));
   if (t->shift &&
       (t->shiftCount != call->count * (call->collective == slimCollectiveReduceScatter ? (uint64_t)comm->ranks : 1) ||
@@ -416,9 +423,11 @@ static slimResult_t begin(slimCall* call, bool* done) {
   SLIM_CHECK(comm->device->beginStep(call));
   if (call->scalar.given) {
     void* y = scaledInY(call) ? call->y : comm->staging;
-    SLIM_CHECK(comm->device->premultiply(call, call->x, sentElements(call->tensor), y));
+    const uint64_t n = call->whole ? call->whole : sentElements(call->tensor);
+    SLIM_CHECK(comm->device->premultiply(call, call->x, n, y));
     call->x = y;
   }
+  if (call->whole) SLIM_CHECK(slimHierarchySum(call));
   return layPhases(call);
 }
 
@@ -428,7 +437,7 @@ static slimResult_t advance(slimOperation* operation, bool* done) {
   if (!call->begun) {
     slimResult_t result = begin(call, done);
     if (result != slimSuccess && call->begun) t->spoiled = true;
-    if (result != slimSuccess || *done || !call->begun) return result;
+    if (result != slimSuccess || *done || !call->begun || call->whole) return result; /* the domain's sum comes first */
   }
   slimResult_t result = move(call, done);
   if (*done && call->wrong) result = slimFail(slimInvalidUsage, "%s", call->message);
@@ -437,6 +446,7 @@ static slimResult_t advance(slimOperation* operation, bool* done) {
     return result;
   }
   const slimPlan* p = &call->plan;
+  if (*done && call->whole) SLIM_CHECK(slimHierarchyGather(call));
   if (*done) SLIM_CHECK(call->comm->device->endStep(call));
   if (*done) finish(call, !(p->warmup || p->init || p->initDown || p->replace));
   return slimSuccess;
@@ -455,7 +465,12 @@ slimResult_t slimStepReserve(const slimCall* wanted) {
 }
 
 void slimStepPrepare(slimCall* call) {
-  call->base.comm = call->comm = call->tensor->comm;
+  slimComm* home = call->tensor->comm->home;
+  call->base.comm = call->comm = slimHierarchyRoute(home, call->collective, call->count);
+  if (call->comm != home) {
+    call->whole = call->count;
+    call->count = slimShardElements(home, call->count);
+  }
   call->base.open = open;
   call->base.abandon = abandon;
   call->base.advance = advance;

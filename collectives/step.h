@@ -58,6 +58,7 @@ struct slimCall {
   slimRedOp_t op;
   int root;
   slimScalar scalar;
+  uint64_t whole;    /* of a call in a hierarchy: its count, of which count is this rank's shard; else 0 */
   bool fresh;        /* the tensor's first call */
   bool asked, begun; /* the ranks compare their calls; it takes place */
   bool finite;       /* of all ranks' x, where the plan wants to know */

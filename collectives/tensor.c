@@ -1,4 +1,4 @@
-#include "collectives/tensor.h"
+#include "collectives/hierarchy.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -47,10 +47,11 @@ void slimTensorForget(slimTensor* t) {
   t->step = 0;
   t->lambda = 0;
   t->last = slimLastNone;
+  t->comm = t->comm->home;
 }
 
 void slimTensorClose(slimTensor* t) {
-  slimTensor** link = &t->comm->tensors;
+  slimTensor** link = &t->comm->home->tensors;
   while (*link != t) link = &(*link)->next;
   *link = t->next;
   slimTensorForget(t);
@@ -67,14 +68,14 @@ uint64_t slimSlices(const slimCut* cut) { return divideUp(cut->count, cut->slice
 
 slimPiece slimSlicePiece(const slimCut* cut, uint64_t slice) {
   const uint64_t base = slice * cut->slice;
-  return (slimPiece){base, base, min64(cut->slice, cut->count - base)};
+  return (slimPiece){base, cut->first + base, min64(cut->slice, cut->count - base)};
 }
 
 slimPiece slimChunkPiece(const slimCut* cut, uint64_t slice, int rank) {
   const slimPiece s = slimSlicePiece(cut, slice);
   const uint64_t units = divideUp(s.n, cut->unit), n = (uint64_t)cut->ranks, r = (uint64_t)rank;
   const uint64_t from = min64(r * units / n * cut->unit, s.n), to = min64((r + 1) * units / n * cut->unit, s.n);
-  return (slimPiece){s.at + from, s.at + from, to - from};
+  return (slimPiece){s.at + from, s.first + from, to - from};
 }
 
 slimPiece slimPartPiece(const slimCut* cut, uint64_t slice, int rank) {
@@ -272,7 +273,8 @@ slimResult_t slimTensorAllocate(slimTensor* t) {
           slimFail(slimSystemError, "no room for the state of slot %u (%s): %s", t->slot, t->compressor->text, why);
     }
   }
-  if (result == slimSuccess && isEf(&t->compressor->up.feedback) && slimIsSender(t) && t->cut.count) {
+  if (result == slimSuccess && isEf(&t->compressor->up.feedback) && slimIsSender(t) && t->cut.count &&
+      t->comm == t->comm->home) {
     const int pieces = slimSendPieces(t);
     const uint64_t largest = pieces > 1 && t->collective != slimCollectiveReduceScatter
                                  ? slimLargestChunk(&t->cut)
@@ -317,10 +319,11 @@ slimResult_t slimTensorFix(slimTensor* t, slimCollective collective, slimDataTyp
   if (both && t->algorithm == slimAlgorithmTwoShot && slimTreeUnit(c->down.tree) > unit)
     unit = slimTreeUnit(c->down.tree);
   uint64_t slice = sliceOf(t, unit);
-  t->dense = (slimCut){count, slice, unit, t->comm->ranks};
+  const uint64_t first = slimShardFirst(t->comm, count, unit);
+  t->dense = (slimCut){count, slice, unit, t->comm->ranks, first};
   if (!both && collective != slimCollectiveBroadcast) slice /= (uint64_t)t->comm->ranks;
   if (slimTreeIsGlobal(c->up.tree)) slice = count ? count : 1;
-  t->cut = (slimCut){count, slice, unit, t->comm->ranks};
+  t->cut = (slimCut){count, slice, unit, t->comm->ranks, first};
   return slimSuccess;
 }
 
@@ -426,6 +429,9 @@ slimResult_t slimTensorCancel(slimTensor* t, const void* x) {
                     "slot %u has no step to take back: slimTensorCancelStep is for the last call, once, before any "
                     "rescale, reset or load",
                     t->slot);
+  if (t->comm != t->comm->home)
+    return slimFail(slimInvalidUsage,
+                    "slot %u: what was sent is the sum of a domain, of which a rank has only its own x", t->slot);
   if (t->last == slimLastInPlace)
     return slimFail(slimInvalidUsage, "slot %u: the last call was in place, so its x is gone", t->slot);
   const uint64_t slices = t->last == slimLastCompressed && t->sent ? slimSlices(&t->cut) : 0;

@@ -19,6 +19,7 @@ typedef struct {
   uint64_t count, slice;
   uint32_t unit;
   int ranks;
+  uint64_t first; /* virtual index of the first one */
 } slimCut;
 
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
 enum { slimStateArrays = 7 };
 
 typedef struct slimTensor {
-  slimComm* comm;
+  slimComm* comm; /* whose ranks compress; comm->home lists the tensor */
   struct slimTensor* next;
   uint32_t slot;
   slimCompressor* compressor;

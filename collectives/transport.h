@@ -64,6 +64,14 @@ struct slimTransport {
   slimResult_t (*plain)(slimTransport* transport, int collective, const void* x, void* y, size_t count,
                         slimDataType_t type, slimRedOp_t op, int root);
 
+  /* Between open and close of a batch: makes a transport of the ranks that give the same colour, this one's being rank
+   * of ranks; *made (which may be destroyed at once) works after the close. The parent must be idle, and lives at least
+   * as long. NULL: cannot be. */
+  slimResult_t (*split)(slimTransport* transport, int colour, int rank, int ranks, slimTransport** made);
+  /* Of those that split made, from any thread: an error was found since; end what is under way. */
+  bool (*alarmed)(const slimTransport* transport);
+  void (*abort)(slimTransport* transport);
+
   /* Lets exchanges under way advance; called between passes. May be NULL. */
   void (*poll)(slimTransport* transport);
 

@@ -32,7 +32,7 @@ slimResult_t slimGroupStart(void) {
 
 static bool holds(const slimOperation* list, const slimComm* comm) {
   for (; list; list = list->next)
-    if (list->comm == comm) return true;
+    if (list->comm->home == comm->home) return true;
   return false;
 }
 

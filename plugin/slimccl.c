@@ -1,6 +1,7 @@
 /* The public C API: checks arguments, then hands over to collectives/. */
 #include "plugin/slimccl.h"
 
+#include "collectives/hierarchy.h"
 #include "collectives/plain.h"
 #include "collectives/step.h"
 #include "plugin/group.h"
@@ -65,6 +66,8 @@ static slimResult_t settingsOf(const slimConfig_t* config, slimSettings* setting
   }
   if ((int)c.algo < slimAlgoAuto || c.algo > slimAlgoLinear)
     return slimFail(slimInvalidArgument, "config.algo is %d: give a slimAlgo_t, 0 to 3", (int)c.algo);
+  if ((int)c.hierarchy < slimHierarchyFlat || c.hierarchy > slimHierarchyAuto)
+    return slimFail(slimInvalidArgument, "config.hierarchy is %d: give a slimHierarchy_t, 0 or 1", (int)c.hierarchy);
   if (c.threads < 0 || c.threads > 4096)
     return slimFail(slimInvalidArgument, "config.threads is %d: give 0 (automatic) to 4096", c.threads);
   if (!(c.timeout >= 0))
@@ -73,6 +76,8 @@ static slimResult_t settingsOf(const slimConfig_t* config, slimSettings* setting
                              .algorithm = (slimAlgorithm)c.algo,
                              .sliceBytes = c.sliceBytes ? c.sliceBytes : defaultSliceBytes,
                              .deviceBytes = c.deviceBytes ? c.deviceBytes : defaultDeviceBytes,
+                             .hierarchy = c.hierarchy == slimHierarchyAuto,
+                             .domain = c.domain,
                              .timeout = c.timeout > 0 ? c.timeout : defaultTimeout,
                              .threads = c.threads};
   return slimSuccess;
@@ -204,6 +209,8 @@ slimResult_t slimCommDestroy(slimComm_t comm) {
 slimResult_t slimCommGetAsyncError(slimComm_t comm, slimResult_t* error) {
   if (!comm || !error) return slimFail(slimInvalidArgument, "%s is NULL", comm ? "error" : "comm");
   *error = comm->device->reported(comm);
+  if (*error == slimSuccess && slimHierarchyIsAlarmed(comm))
+    *error = slimFail(slimRemoteError, "NCCL has lost a rank, between domains or inside: destroy the communicator");
   return slimSuccess;
 }
 
@@ -372,7 +379,7 @@ static slimResult_t check(const request* r) {
   const bool rooted = r->collective == slimCollectiveBroadcast || r->collective == slimCollectiveReduce;
   if (rooted && (r->root < 0 || r->root >= r->comm->ranks))
     return slimFail(slimInvalidArgument, "root is %d: give 0 to %d", r->root, r->comm->ranks - 1);
-  if (r->tensor && r->tensor->comm != r->comm)
+  if (r->tensor && r->tensor->comm->home != r->comm)
     return slimFail(slimInvalidArgument, "the tensor of slot %u belongs to another communicator", r->tensor->slot);
   if (!r->count) return slimSuccess;
   const uint64_t wide = (uint64_t)r->comm->ranks;
@@ -405,7 +412,8 @@ static slimResult_t run(const request* r) {
   if (r->count && sends(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "sendbuff", r->x));
   if (r->count && receives(r)) SLIM_CHECK(r->comm->device->holds(r->comm, "recvbuff", r->y));
   const slimOperation base = {.comm = r->comm, .stream = r->stream};
-  if (r->tensor && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg)) {
+  const bool together = r->comm->domains.kind == slimDomainsOne && r->comm->settings.hierarchy;
+  if (r->tensor && !together && slimTypeIsFloat(r->type) && (r->op == slimSum || r->op == slimAvg)) {
     slimCall call = {.base = base,
                      .tensor = r->tensor,
                      .collective = r->collective,

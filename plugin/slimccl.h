@@ -42,7 +42,15 @@ typedef enum {
   slimAlgoLinear = 3   /* payloads are added by the transport: fp32, and randk(seed=shared) over fp32 */
 } slimAlgo_t;
 
-/* Settings of a communicator; all ranks give the same. Start from SLIM_CONFIG_INITIALIZER. */
+/* Domains are ranks that fast links join. NCCL communicators only; others are flat. */
+typedef enum {
+  slimHierarchyFlat = 0, /* all ranks compress with each other */
+  slimHierarchyAuto = 1  /* several domains of one size, above one rank: slimAllReduce is plain inside of them and
+                          * compressed across (tensors of fewer than 64 elements for each rank of a domain stay flat);
+                          * one domain of all ranks: all collectives are plain; otherwise flat */
+} slimHierarchy_t;
+
+/* Settings of a communicator; all ranks give the same, but for domain. Start from SLIM_CONFIG_INITIALIZER. */
 typedef struct {
   size_t size;        /* sizeof(slimConfig_t): lets the struct grow */
   uint64_t seed;      /* of all random draws; the same seed gives the same bits. Default 1 */
@@ -52,9 +60,12 @@ typedef struct {
                          except through which rank owns what */
   double timeout;     /* seconds to wait for other ranks before slimRemoteError names them; 0 = 600 */
   size_t deviceBytes; /* on a CUDA device: memory that a rank reserves for all state and buffers; 0 = 256 MiB */
+  slimHierarchy_t hierarchy; /* default slimHierarchyFlat */
+  uint64_t domain; /* this rank's: ranks with the same number are joined; 0 = found out: devices with NVLink between all
+                    * of them, of one machine, that this process sees */
 } slimConfig_t;
 #define SLIM_CONFIG_INITIALIZER \
-  { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0, 0 }
+  { sizeof(slimConfig_t), 1, slimAlgoAuto, 0, 0, 0, 0, slimHierarchyFlat, 0 }
 
 /* nranks virtual ranks inside this process: comms[r] is rank r's handle, to be used by a thread of its own, or by
  * one thread for all ranks, between slimGroupStart and slimGroupEnd. config may be NULL. */
@@ -86,7 +97,8 @@ SLIM_API slimResult_t slimCommInitCallbacks(slimComm_t* comm, int rank, int nran
  * all ranks' calls ended, and graphs that captured them are gone. */
 SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);
 /* What kernels of earlier calls found wrong, as the next call would report it: slimSuccess or slimInvalidUsage in
- * *error (slimGetLastError has the words, once). Does not wait for calls under way. */
+ * *error (slimGetLastError has the words, once); slimRemoteError: NCCL has, in a hierarchy. Does not wait for calls
+ * under way. */
 SLIM_API slimResult_t slimCommGetAsyncError(slimComm_t comm, slimResult_t* error);
 SLIM_API slimResult_t slimCommCount(slimComm_t comm, int* count);
 SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
@@ -115,8 +127,8 @@ SLIM_API slimResult_t slimTensorRescale(slimTensor_t tensor, double factor);
  * host memory; 2⁻¹²⁶ to 2¹²⁶. slimTensorReset returns to x. On a CUDA device the next call must not be captured. */
 SLIM_API slimResult_t slimTensorSetLambda(slimTensor_t tensor, double lambda);
 /* Takes back what the last step sent: s += û − x, for a step that the optimiser skips. Uplink ef only; once, after a
- * call that was not in place, before any rescale, reset or load. sendbuff: the x of that call, unchanged. The
- * downlink's memory keeps what it held back of that step. */
+ * call that was not in place nor in a hierarchy, before any rescale, reset or load. sendbuff: the x of that call,
+ * unchanged. The downlink's memory keeps what it held back of that step. */
 SLIM_API slimResult_t slimTensorCancelStep(slimTensor_t tensor, const void* sendbuff);
 /* Forgets all state and starts again from step 0, like a new tensor: another count or collective may follow. Wanted
  * after a call that failed half-way (its error says so). */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "collectives/ballot.h"
-#include "collectives/step.h"
+#include "collectives/hierarchy.h"
 #include "plugin/group.h"
 #include "plugin/preload/cycle.h"
 #include "plugin/preload/log.h"
@@ -131,7 +131,10 @@ void slimChannelSettle(slimChannel* c) {
 
 void slimChannelStop(slimChannel* c) { __atomic_store_n(&c->comm->ballot.over, true, __ATOMIC_RELAXED); }
 bool slimChannelIsBusy(const slimChannel* c) { return c->asynchronous && c->comm->device->busy(c->comm); }
-bool slimChannelIsAlarmed(const slimChannel* c) { return c->comm->device->alarmed(c->comm); }
+void slimChannelAbort(slimChannel* c) { slimHierarchyAbort(c->comm); }
+bool slimChannelIsAlarmed(const slimChannel* c) {
+  return c->comm->device->alarmed(c->comm) || slimHierarchyIsAlarmed(c->comm);
+}
 
 slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnvironment* e, uint64_t order,
                                const char* name, slimPlainSum plain, void* context) {

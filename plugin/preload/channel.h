@@ -39,6 +39,8 @@ slimResult_t slimChannelRun(slimChannel* channel, const slimChannelCall* call, b
 void slimChannelSettle(slimChannel* channel);
 /* Other ranks will not come any more: ends a call that waits for them. From any thread. */
 void slimChannelStop(slimChannel* channel);
+/* Ends what is under way on the device: the communicator works no more. From any thread. */
+void slimChannelAbort(slimChannel* channel);
 /* Calls may not have ended on the device: it must not be destroyed yet. */
 bool slimChannelIsBusy(const slimChannel* channel);
 /* Kernels of earlier calls found something wrong: the next call will say what. From any thread. */

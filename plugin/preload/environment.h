@@ -18,7 +18,8 @@ extern "C" {
   X(stateBytes, SLIM_STATE_BYTES, Bytes, "1G",                                                                         \
     "memory a communicator takes for feedback; on devices, for buffers too")                                           \
   X(hierarchy, SLIM_HIERARCHY, Plan, "auto",                                                                           \
-    "auto: plain where NVLink joins all ranks; flat: compressed there too (NCCL)")                                     \
+    "auto: plain inside of NVLink domains, compressed across; flat: compressed between all ranks (NCCL)")              \
+  X(domain, SLIM_DOMAIN, Text, "", "ranks with the same text are an NVLink domain, instead of what is found (NCCL)")   \
   X(seed, SLIM_SEED, Count, "1", "of all random draws")                                                                \
   X(timeout, SLIM_TIMEOUT, Seconds, "600", "wait for other ranks before an error names them")                          \
   X(debug, SLIM_DEBUG, Level, "WARN", "what is logged: NONE, WARN, INFO or TRACE")                                     \

@@ -109,6 +109,12 @@ static void sweep(int device) {
   }
 }
 
+static void aborted(ncclComm_t comm) {
+  entry* e = take(comm);
+  if (e && e->channel) slimChannelAbort(e->channel);
+  if (e) giveBack(e);
+}
+
 static void gone(ncclComm_t comm) {
   pthread_mutex_lock(&job.lock);
   for (entry** at = &job.entries; *at; at = &(*at)->next) {
@@ -135,8 +141,14 @@ static bool concerns(const entry* e) {
 
 /* Settings that all ranks must have alike. 0: this rank's are wrong. */
 static uint64_t rules(void) {
-  const uint64_t others = (uint64_t)job.jobRanks << 1 | (job.environment.hierarchy == slimPlanFlat);
-  return job.policy ? (slimPolicyHash(job.policy) ^ others * 0x9E3779B97F4A7C15u) | 1 : 0;
+  return job.policy ? (slimPolicyHash(job.policy) ^ (uint64_t)job.jobRanks * 0x9E3779B97F4A7C15u) | 1 : 0;
+}
+
+/* 0: none is given. */
+static uint64_t domainOf(const char* text) {
+  uint64_t h = 0;
+  for (; *text; text++) h = (h ^ (unsigned char)*text) * 0x100000001b3u | 1;
+  return h;
 }
 
 /* In a group: *comm is there, and compared, after its end. */
@@ -146,6 +158,8 @@ static slimResult_t compare(entry* e, slimComm_t* comm) {
   config.seed = job.environment.seed;
   config.timeout = job.environment.timeout;
   config.deviceBytes = concerns(e) ? job.environment.stateBytes : minimalBytes;
+  config.domain = domainOf(job.environment.domain);
+  config.hierarchy = concerns(e) && job.environment.hierarchy == slimPlanAuto ? slimHierarchyAuto : slimHierarchyFlat;
   const slimPreloadSettings preload = {.rules = rules(), .number = job.seen, .mirrored = *job.environment.stats};
   SLIM_CHECK(slimNcclTransport(&transport, e->comm, &job.nccl));
   return slimCommInitTransportOn(comm, transport, e->device, &config, &preload);
@@ -158,7 +172,9 @@ static void open(entry* e, slimComm_t comm) {
   char label[sizeof e->name];
   snprintf(label, sizeof label, "%s", e->name);
   if (!*label) snprintf(label, sizeof label, "%llu", (unsigned long long)e->order);
-  if (comm->together && job.environment.hierarchy == slimPlanAuto) {
+  const slimDomains domains = comm->domains;
+  const bool layers = job.environment.hierarchy == slimPlanAuto;
+  if (domains.kind == slimDomainsOne && layers) {
     slimLog(slimLogInfo,
             "communicator %s stays plain: NVLink joins all its ranks (SLIM_HIERARCHY=flat compresses there)", label);
     slimCommDestroy(comm);
@@ -170,6 +186,12 @@ static void open(entry* e, slimComm_t comm) {
   } else if (slimChannelCreate(&e->channel, comm, &job.environment, e->order, label, NULL, NULL) != slimSuccess) {
     slimLog(slimLogWarn, "communicator %s stays plain: %s", label, slimGetLastError());
     e->channel = NULL;
+  } else if (domains.kind == slimDomainsLayered && layers) {
+    slimLog(slimLogInfo, "communicator %s: allreduce is plain in each of %d domains of %d ranks, compressed across%s",
+            label, domains.count, domains.size, comm->across ? "" : ": not with this NCCL, so it is flat");
+  } else if (domains.kind == slimDomainsUneven && layers) {
+    slimLog(slimLogInfo, "communicator %s: its NVLink domains have different sizes: compressed between all ranks",
+            label);
   }
 }
 
@@ -488,6 +510,7 @@ static void report(void) { slimSessionReport(&job.environment, job.rank, job.ran
 
 static const slimNcclCore core = {.size = sizeof core,
                                   .made = made,
+                                  .aborted = aborted,
                                   .gone = gone,
                                   .call = call,
                                   .groupEnd = groupEnd,

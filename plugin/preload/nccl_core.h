@@ -48,6 +48,8 @@ typedef struct {
    * part.
    */
   void (*made)(const slimNcclMade* made, int n);
+  /* NCCL is about to end all that is under way on comm, which will work no more; gone may follow. */
+  void (*aborted)(ncclComm_t comm);
   /* NCCL is about to destroy or abort comm. */
   void (*gone)(ncclComm_t comm);
   /* true: the core has taken the call, and *result is the program's; inside a group it runs at groupEnd. false: NCCL's.

@@ -400,6 +400,7 @@ SLIM_EXPORT ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, nccl
 SLIM_EXPORT ncclResult_t ncclCommShrink(ncclComm_t comm, int* excluded, int n, ncclComm_t* out, ncclConfig_t* config,
                                         int flags) {
   REAL(CommShrink);
+  if (flags & NCCL_SHRINK_ABORT) TELL(to->aborted(comm));
   FORWARD(real(comm, excluded, n, out, config, flags));
   created(result, out, 1, config, comm, false);
   return result;
@@ -420,8 +421,16 @@ SLIM_EXPORT ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 
 SLIM_EXPORT ncclResult_t ncclCommAbort(ncclComm_t comm) {
   REAL(CommAbort);
+  TELL(to->aborted(comm));
   gone(comm);
   FORWARD(real(comm));
+  return result;
+}
+
+SLIM_EXPORT ncclResult_t ncclCommRevoke(ncclComm_t comm, int flags) {
+  REAL(CommRevoke);
+  TELL(to->aborted(comm));
+  FORWARD(real(comm, flags));
   return result;
 }
 

@@ -356,18 +356,19 @@ CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
   *can = device != peer;
   return CUDA_SUCCESS;
 }
-// SIMGPU_NVLINK=1: as if NVLink joined all devices.
+// SIMGPU_NVLINK=1: as if NVLink joined all devices; n: those of the same n, counted from 0.
 CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute what, CUdevice device, CUdevice peer) {
   BEGIN;
   CHECK(value, INVALID_VALUE);
   CHECK(contextOf(device) && contextOf(peer) && device != peer, INVALID_DEVICE);
-  const char* linked = getenv("SIMGPU_NVLINK");
+  const char* text = getenv("SIMGPU_NVLINK");
+  const int linked = text ? atoi(text) : 0;
   switch (what) {
     case CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED:
       *value = 1;
       break;
     case CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED:
-      *value = linked && *linked == '1';
+      *value = linked == 1 || (linked > 1 && device / linked == peer / linked);
       break;
     default:
       *value = 0;

@@ -37,6 +37,8 @@ class _Config(ctypes.Structure):
         ("slice_bytes", ctypes.c_size_t),
         ("timeout", ctypes.c_double),
         ("device_bytes", ctypes.c_size_t),
+        ("hierarchy", ctypes.c_int),
+        ("domain", ctypes.c_uint64),
     ]
 
 

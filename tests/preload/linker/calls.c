@@ -39,6 +39,8 @@ static void every(void) {
   config.commName = "small";
   SAY("%d\n", ncclCommShrink(c, &excluded, 1, &s[3], &config, NCCL_SHRINK_DEFAULT));
   for (int i = 0; i < 4; i++) ncclCommDestroy(s[i]);
+  SAY("%d\n", ncclCommShrink(c, &excluded, 1, &s[3], &config, NCCL_SHRINK_ABORT));
+  ncclCommDestroy(s[3]);
   SAY("%d\n", ncclReduceScatter(NULL, NULL, 1000, ncclFloat16, ncclAvg, c, NULL));
   SAY("%d\n", ncclAllGather(NULL, NULL, 1001, ncclInt8, c, NULL));
   SAY("%d\n", ncclBroadcast(NULL, NULL, 1002, ncclInt8, 2, c, NULL));
@@ -51,6 +53,7 @@ static void every(void) {
   ncclResult_t error;
   SAY("%d\n", ncclCommGetAsyncError(c, &error));
   SAY("error %d\n", error);
+  SAY("%d\n", ncclCommRevoke(c, NCCL_REVOKE_DEFAULT));
   SAY("%d\n", ncclCommAbort(c));
   SAY("null %d\n", ncclCommInitRank(&c, 1, id, 2));
 }

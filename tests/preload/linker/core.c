@@ -28,6 +28,10 @@ static void made(const slimNcclMade* made, int n) {
   }
   callBack();
 }
+static void aborted(ncclComm_t comm) {
+  (void)comm;
+  NOTE("aborted\n");
+}
 static void gone(ncclComm_t comm) {
   (void)comm;
   NOTE("gone\n");
@@ -66,7 +70,8 @@ static void markStep(void) { NOTE("step\n"); }
 
 slimNcclCoreOpener slimNcclCoreOpen;
 const slimNcclCore* slimNcclCoreOpen(const slimNccl* nccl, const char* path, int version) {
-  static const slimNcclCore core = {sizeof core, made, gone, call, groupEnd, asyncError, opMade, opGone, markStep};
+  static const slimNcclCore core = {sizeof core, made,       aborted, gone,   call,
+                                    groupEnd,    asyncError, opMade,  opGone, markStep};
   real = nccl;
   const char* name = strrchr(path, '/');
   NOTE("open %s %d\n", name ? name + 1 : path, version);

@@ -305,6 +305,8 @@ TEST_F(NcclShim, EveryFunction) {
             "nccl CommShrink 1\ncore made 1\ncore comm 2 of 2 blocking=1 all=0 name='small'\ncalls 0\n"
             "core gone\nnccl CommDestroy\ncore gone\nnccl CommDestroy\n"
             "core gone\nnccl CommDestroy\ncore gone\nnccl CommDestroy\n"
+            "core aborted\nnccl CommShrink 1\ncore made 1\ncore comm 2 of 2 blocking=1 all=0 name='small'\ncalls 0\n"
+            "core gone\nnccl CommDestroy\n"
             "core ReduceScatter 1000 type=6 op=4 root=0 group=0\ncalls 0\n"
             "core AllGather 1001 type=0 op=0 root=0 group=0\ncalls 0\n"
             "core Broadcast 1002 type=0 op=0 root=2 group=0\ncalls 0\n"
@@ -313,7 +315,8 @@ TEST_F(NcclShim, EveryFunction) {
             "core AllGather 11 type=0 op=0 root=0 group=0\nnccl AllGather 11\ncalls 0\n"
             "core Reduce 12 type=8 op=2 root=1 group=0\nnccl Reduce 12\ncalls 0\n"
             "core step\ncore async 0\ncalls 0\ncalls error 3\n"
-            "core gone\nnccl CommAbort\ncalls 0\n"
+            "core aborted\nnccl CommRevoke 0\ncalls 0\n"
+            "core aborted\ncore gone\nnccl CommAbort\ncalls 0\n"
             "nccl CommInitRank 2\ncalls null 4\n");
 }
 
@@ -401,7 +404,7 @@ TEST_F(NcclShim, AbortReachesACallThatHangs) {
   EXPECT_EQ(r.status, 0);
   EXPECT_EQ(r.out, kMade +
                        "core AllReduce 77 type=7 op=0 root=0 group=0\nnccl AllReduce 77\n"
-                       "core gone\nnccl CommAbort\ncalls 2\n");
+                       "core aborted\ncore gone\nnccl CommAbort\ncalls 2\n");
 }
 
 // Groups are each thread's own; depth n has n calls in it.

@@ -139,6 +139,11 @@ API(ncclCommAbort, ncclComm_t comm) {
   comm->aborted = true;
   return ncclSuccess;
 }
+API(ncclCommRevoke, ncclComm_t comm, int flags) {
+  NOTE("CommRevoke %d\n", flags);
+  comm->aborted = true;
+  return ncclSuccess;
+}
 API(ncclCommGetAsyncError, ncclComm_t comm, ncclResult_t* error) {
   if (!comm || !error) return ncclInvalidArgument;
   *error = comm->aborted ? ncclSystemError : ncclSuccess;
