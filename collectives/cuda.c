@@ -147,6 +147,11 @@ static slimResult_t copy(slimComm* comm, void* to, const void* from, size_t byte
   return slimSuccess;
 }
 
+static slimResult_t clear(slimComm* comm, void* p, size_t bytes) {
+  if (bytes) SLIM_CU(MemsetD8Async, at(p), 0, bytes, comm->cuda->stream);
+  return slimSuccess;
+}
+
 /* Both ways the caller waits: state files and shifts, never a step. */
 static slimResult_t exchange(slimComm* comm, void* to, const void* from, size_t bytes) {
   SLIM_CHECK(copy(comm, to, from, bytes));
@@ -662,6 +667,7 @@ static const slimDevice slimCuda = {.readable = false,
                                     .alloc = alloc,
                                     .release = release,
                                     .copy = copy,
+                                    .clear = clear,
                                     .read = exchange,
                                     .write = exchange,
                                     .openTensor = openTensor,

@@ -58,6 +58,8 @@ typedef struct slimDevice {
   void* (*alloc)(struct slimComm* comm, size_t bytes);
   void (*release)(struct slimComm* comm, void* p); /* NULL is allowed */
   slimResult_t (*copy)(struct slimComm* comm, void* to, const void* from, size_t bytes);
+  /* p ← zeros. NULL where readable. */
+  slimResult_t (*clear)(struct slimComm* comm, void* p, size_t bytes);
   /* From and to the caller's thread; when they return, it may go on using host. */
   slimResult_t (*read)(struct slimComm* comm, void* host, const void* from, size_t bytes);
   slimResult_t (*write)(struct slimComm* comm, void* to, const void* host, size_t bytes);

@@ -130,3 +130,58 @@ static slimResult_t receive(slimCall* call, uint64_t k) {
 
 const slimMover slimLinear = {
     lay, {send, add, receive}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};
+
+/* ---- On devices -------------------------------------------------------------------------------------------------- */
+
+/* The transport adds the values, in an order of its own. recv: a payload of every rank, as reduce knows it, with that
+ * rank's header and flags; but the values of all stand in the first one, and zeros in the others. */
+static void laySummed(slimCall* call) {
+  const slimTensor* t = call->tensor;
+  const size_t bytes = slimUpBytes(call, slimSlicePiece(&t->cut, 0).n);
+  call->send = slimSendBuffers(call, bytes, 2);
+  call->recv = slimBuffersOf(slimIsReceiver(t) ? call->comm->ranks : 0, bytes, 2);
+}
+
+static slimResult_t sendSummed(slimCall* call, uint64_t k) {
+  const slimTensor* t = call->tensor;
+  slimComm* comm = call->comm;
+  uint8_t* payload = slimBuffer(&call->send, k, 0);
+  SLIM_CHECK(slimEncodeSlice(call, k));
+  const uint64_t n = slimSlicePiece(&t->cut, k).n;
+  const size_t head = valuesAt(call, n), bytes = slimUpBytes(call, n) - head;
+  const bool here = slimIsReceiver(t);
+  uint8_t* sum = here ? slimBuffer(&call->recv, k, 0) + head : NULL;
+  if (here) SLIM_CHECK(comm->device->clear(comm, sum, call->recv.stride * (size_t)comm->ranks - head));
+  for (int p = 0; p < comm->ranks; p++)
+    comm->lanes[p] =
+        (slimLane){payload, hears(t, p) ? head : 0, here ? slimBuffer(&call->recv, k, p) : NULL, here ? head : 0};
+  SLIM_CHECK(slimBegin(comm, slimFlagExchange(k)));
+  comm->sentBytes += (hears(t, -1) ? 2 : 1) * (size_t)(comm->ranks - 1) * bytes / (size_t)comm->ranks;
+  return comm->transport->plain(comm->transport, (int)t->collective, payload + head, sum, bytes / sizeof(float),
+                                slimFloat32, slimSum, t->root);
+}
+
+static slimResult_t decodeSummed(slimCall* call, uint64_t k) {
+  const slimTensor* t = call->tensor;
+  slimComm* comm = call->comm;
+  SLIM_CHECK(slimWait(comm, slimFlagExchange(k)));
+  if (!slimIsReceiver(t)) return slimSuccess;
+  const slimPiece s = slimSlicePiece(&t->cut, k);
+  for (int p = 0; p < comm->ranks; p++) comm->payloads[p] = slimBuffer(&call->recv, k, p);
+  const slimReducePass pass = {.up = &call->up,
+                               .stamp = slimStampOf(t, comm->rank, true),
+                               .type = t->type,
+                               .n = s.n,
+                               .first = s.first,
+                               .ranks = comm->ranks,
+                               .payloads = comm->payloads,
+                               .weight = 1.0 / comm->ranks,
+                               .y = slimAtMutable(call->y, t->type, s.at),
+                               .factor = call->factor};
+  return slimReducePiece(call, &pass);
+}
+
+const slimMover slimLinearByTransport = {laySummed,
+                                         {sendSummed, decodeSummed},
+                                         slimLayDenseSum,
+                                         {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

@@ -486,8 +486,9 @@ const slimMover* slimMoverOf(const slimTensor* t) {
     case slimCollectiveAllGather:
       return &slimAllGatherMover;
     default:
-      return t->algorithm == slimAlgorithmOneShot  ? &slimOneShot
-             : t->algorithm == slimAlgorithmLinear ? &slimLinear
-                                                   : &slimTwoShot;
+      return t->algorithm == slimAlgorithmOneShot   ? &slimOneShot
+             : t->algorithm == slimAlgorithmTwoShot ? &slimTwoShot
+             : t->comm->device->readable            ? &slimLinear
+                                                    : &slimLinearByTransport;
   }
 }

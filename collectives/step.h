@@ -106,6 +106,7 @@ slimResult_t slimStepStatistics(slimTensor* tensor);
 
 const slimMover* slimMoverOf(const slimTensor* tensor);
 extern const slimMover slimTwoShot, slimOneShot, slimLinear; /* allreduce, reduce */
+extern const slimMover slimLinearByTransport; /* where the device is not readable, and the transport has plain sums */
 extern const slimMover slimReduceScatterMover, slimAllGatherMover, slimBroadcastMover;
 /* Dense exchange of allreduce and reduce, whatever their algorithm: reduce-scatter and, where the mean is wanted
  * outside of its owner, all-gather. */

@@ -139,7 +139,7 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
   const slimAlgorithm asked = t->comm->settings.algorithm;
   const char* name = slimCollectiveName((int)t->collective);
   const bool global = slimTreeIsGlobal(up) || slimTreeIsGlobal(c->down.tree);
-  const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64 && t->comm->device->readable;
+  const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64, host = t->comm->device->readable;
   if (slimTreeSharesLambda(up) && t->collective != slimCollectiveAllReduce)
     return slimFail(slimInvalidUsage,
                     "lambda=shared comes from the messages of all ranks to all ranks, which allreduce has; use f= for "
@@ -161,7 +161,8 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
                         c->text);
       break;
     case slimAlgorithmLinear:
-      if (!t->comm->device->readable) return slimFail(slimInvalidUsage, "slimAlgoLinear wants buffers in host memory");
+      if (!host && !(t->comm->transport && t->comm->transport->plain))
+        return slimFail(slimInvalidUsage, "slimAlgoLinear wants buffers in host memory, or an NCCL communicator");
       if (!linear)
         return slimFail(slimInvalidUsage,
                         "slimAlgoLinear adds payloads as they are: it wants fp32 or randk(seed=shared) over fp32 (k "
@@ -169,6 +170,12 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
                         "tensor other than "
                         "float64; not %s of %s",
                         c->text, slimTypeName(t->type));
+      if (!host && c->up.feedback.shifts)
+        return slimFail(
+            slimInvalidUsage,
+            "slimAlgoLinear of device memory loses the finite part of a unit that another rank flags, which "
+            "shifts must have: use none or ef, or slimAlgoTwoShot, for %s",
+            c->text);
       /* fall through */
     case slimAlgorithmOneShot:
       if (c->downGiven)
@@ -190,7 +197,7 @@ static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* c
                                            2 * (double)(ranks - 1) / (double)ranks * (double)payload + smallMessage)
         *chosen = slimAlgorithmOneShot;
       else
-        *chosen = linear ? slimAlgorithmLinear : slimAlgorithmTwoShot;
+        *chosen = linear && host ? slimAlgorithmLinear : slimAlgorithmTwoShot;
       return slimSuccess;
     }
   }

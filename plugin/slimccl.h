@@ -39,7 +39,8 @@ typedef enum {
   slimAlgoAuto = 0,
   slimAlgoTwoShot = 1, /* all-to-all, reduce at each chunk's owner, all-gather: 2(N-1)/N payloads a rank */
   slimAlgoOneShot = 2, /* all-gather, every rank decodes all: N-1 payloads a rank, no downlink */
-  slimAlgoLinear = 3   /* payloads are added by the transport: fp32, and randk(seed=shared) over fp32 */
+  slimAlgoLinear = 3   /* payloads are added on the way: fp32, and randk(seed=shared) over fp32; over NCCL by its own
+                        * allreduce, without shifts */
 } slimAlgo_t;
 
 /* Domains are ranks that fast links join. NCCL communicators only; others are flat. */
@@ -177,8 +178,8 @@ typedef void* slimStream_t;
  *   slimInvalidUsage and names rank and slot.
  * - Calls of one communicator run in the order in which they were made, whatever their streams. Not so replays: order
  *   those behind other calls of the same tensors yourself.
- * - Not there yet, and answered with slimInvalidUsage: slimAlgoLinear, and plain reductions (tensor NULL, integers,
- * max, min, prod). */
+ * - NCCL communicators only, else slimInvalidUsage: slimAlgoLinear, and plain reductions (tensor NULL, integers, max,
+ *   min, prod). */
 
 /* For a thread that drives several ranks (a process with several devices): calls in between are kept, and run together
  * at the outermost slimGroupEnd, which answers their first error; arguments are checked at once. Groups nest. For calls

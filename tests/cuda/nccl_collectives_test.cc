@@ -28,6 +28,7 @@ struct Case {
   size_t count;  // of a rank's part, for ReduceScatter and AllGather
   slimDataType_t type = slimFloat32;
   slimAlgo_t algo = slimAlgoAuto;
+  Fill fill = Fill::kNormal;
 };
 
 size_t SizeOf(slimDataType_t type) {
@@ -54,7 +55,7 @@ constexpr int kSteps = 3;
 using Results = std::vector<std::vector<Bytes>>;  // [rank][step]
 
 Bytes Input(const Case& c, int ranks, int rank, int step) {
-  return makeInput(c.type, c.kind == Kind::kReduceScatter ? c.count * ranks : c.count, rank, step);
+  return makeInput(c.type, c.kind == Kind::kReduceScatter ? c.count * ranks : c.count, rank, step, c.fill);
 }
 size_t OutputBytes(const Case& c, int ranks) {
   return (c.kind == Kind::kAllGather ? c.count * ranks : c.count) * SizeOf(c.type);
@@ -165,6 +166,18 @@ const Case kCases[] = {
     {Kind::kAllReduce, "ef(tbqsgd(bits=3,stats=previous),memory=bf16)", 3000, slimBfloat16, slimAlgoTwoShot},
 };
 
+// The stand-in's NCCL adds in rank order, as host memory does; a real one in an order of its own.
+const Case kLinearCases[] = {
+    {Kind::kAllReduce, "fp32", 5000, slimFloat32, slimAlgoLinear},
+    {Kind::kAllReduce, "fp32", 5000, slimFloat32, slimAlgoLinear, Fill::kNonFinite},
+    {Kind::kAllReduce, "ef(randk(ratio=0.1,seed=shared))", 3001, slimFloat16, slimAlgoLinear},
+    {Kind::kAllReduce, "ef(randk(ratio=0.1,seed=shared))", 5001, slimFloat32, slimAlgoLinear, Fill::kNonFinite},
+    {Kind::kAllReduce, "randk(ratio=0.02,seed=shared)", 1, slimFloat32, slimAlgoLinear},
+    {Kind::kAllReduce, "randk(ratio=0.02,seed=shared)", 0, slimFloat32, slimAlgoLinear},
+    {Kind::kReduce, "ef(fp32)", 1500, slimBfloat16, slimAlgoLinear},
+    {Kind::kAllReduce, "ef(randk(ratio=0.5,seed=shared))", 80000, slimFloat32, slimAlgoLinear},  // several slices
+};
+
 void ExpectEqual(const Case& c, const Results& devices, const Results& host) {
   SCOPED_TRACE(std::string(kNames[static_cast<int>(c.kind)]) + " " + c.spec + " " + std::to_string(c.count));
   for (size_t r = 0; r < host.size(); r++) {
@@ -250,6 +263,7 @@ const Case kLayeredCases[] = {
     {Kind::kAllReduce, "ef21(topk(ratio=0.1),momentum=0.5)", 2560, slimFloat32, slimAlgoOneShot},
     {Kind::kAllReduce, "ef(qsgd(bits=4))", 256},
     {Kind::kAllReduce, "ef(qsgd(bits=4))", 80001},  // several slices
+    {Kind::kAllReduce, "fp32", 3000, slimFloat32, slimAlgoLinear},
 };
 
 TEST_P(OverNccl, AHierarchySumsInsideAndCompressesAcross) {
@@ -472,6 +486,34 @@ TEST_P(OverNccl, SettingsThatDifferAreNamed) {
     EXPECT_EQ(slimCommInitNCCL(&comm, nccl, &config), slimInvalidUsage);
     EXPECT_EQ(slimGetLastError(), "ranks disagree about the seed: rank " + std::to_string(ranks - 1) +
                                       " has 7, rank 0 has 1; all ranks must be made with the same settings");
+  });
+}
+
+TEST_P(OverNccl, LinearLeavesTheSumToNccl) {
+  for (const Case& c : kLinearCases) ExpectEqual(c, OnDevices(c, GetParam()), OnHost(c, GetParam()));
+}
+
+// 2·3/4 of the values, and headers.
+TEST(OverNcclLinear, BytesAndRefusals) {
+  WithNccl(4, [&](int rank, ncclComm_t nccl, cudaStream_t stream) {
+    slimConfig_t config = makeConfig(slimAlgoLinear);
+    config.deviceBytes = 8 << 20;
+    slimComm_t comm;
+    slimTensor_t tensor, shifted;
+    ASSERT_EQ(slimCommInitNCCL(&comm, nccl, &config), slimSuccess) << slimGetLastError();
+    ASSERT_EQ(slimTensorCreate(&tensor, comm, "fp32", 0), slimSuccess);
+    ASSERT_EQ(slimTensorCreate(&shifted, comm, "diana(randk(ratio=0.5,seed=shared))", 1), slimSuccess);
+    DeviceBytes x(40000);
+    EXPECT_EQ(cudaMemsetAsync(x.data, rank, x.size, stream), cudaSuccess);
+    EXPECT_EQ(slimAllReduce(x.data, x.data, 10000, slimFloat32, slimSum, shifted, comm, stream), slimInvalidUsage);
+    EXPECT_NE(std::string(slimGetLastError()).find("which shifts must have"), std::string::npos);
+    ASSERT_EQ(slimAllReduce(x.data, x.data, 10000, slimFloat32, slimSum, tensor, comm, stream), slimSuccess);
+    slimTensorStats_t stats = {};
+    stats.size = sizeof stats;
+    ASSERT_EQ(slimTensorGetStats(tensor, &stats), slimSuccess);
+    EXPECT_GE(stats.wireBytes, 60000u);
+    EXPECT_LE(stats.wireBytes, 61000u);
+    EXPECT_EQ(slimCommDestroy(comm), slimSuccess);
   });
 }
 
