@@ -63,7 +63,10 @@ static uint64_t marks;
 static slimTotals gone; /* of tensors that are no more */
 
 void slimChannelsMarkStep(void) { __atomic_add_fetch(&marks, 1, __ATOMIC_RELAXED); }
-void slimCountForwarded(slimReason reason) { __atomic_add_fetch(&forwarded[reason], 1, __ATOMIC_RELAXED); }
+void slimCountForwarded(slimReason reason) {
+  slimLog(slimLogInfo, slimLogColl, "a call is handed on: %s", slimReasonText(reason));
+  __atomic_add_fetch(&forwarded[reason], 1, __ATOMIC_RELAXED);
+}
 
 /* ---- Tensors ---------------------------------------------------------------------------------------------------- */
 
@@ -193,10 +196,10 @@ static int rootOf(const slimChannelCall* call) {
 
 static void sayFull(slimChannel* c, const char* why) {
   if (!c->full)
-    slimLog(slimLogWarn,
-            "communicator %s: %s: compressing without feedback, or not at all where the codec is biased. Set a larger "
-            "SLIM_STATE_BYTES",
-            c->name, why);
+    slimWarn(
+        "communicator %s: %s: compressing without feedback, or not at all where the codec is biased. Set a larger "
+        "SLIM_STATE_BYTES",
+        c->name, why);
   c->full = true;
 }
 
@@ -297,6 +300,9 @@ static uint64_t keyOf(const slimChannelCall* call) {
 static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_t tensor) {
   const slimPolicyCall* p = &call->call;
   const bool rooted = p->collective == slimCollectiveReduce || p->collective == slimCollectiveBroadcast;
+  slimLog(slimLogInfo, slimLogColl, "communicator %s: %s of %zu %s, slot %u: %s", c->name,
+          slimCollectiveName((int)p->collective), call->count, slimTypeName(p->type),
+          tensor ? tensor->slot : UINT32_MAX, tensor ? slimTensorSpec(tensor) : "plain");
   return slimCollectiveScaled(p->collective, call->send, call->recv, call->count, p->type, p->op,
                               rooted ? call->root : -1, call->scalar, tensor, c->comm, call->stream);
 }
@@ -322,8 +328,9 @@ static slimResult_t worthwhile(slimChannel* c, const slimChannelCall* call, bool
       snprintf(from, sizeof from, "all tensors");
     else if (threshold < UINT64_MAX)
       snprintf(from, sizeof from, "tensors from %.0f KiB", (double)threshold / 1024);
-    slimLog(slimLogInfo, "communicator %s: plain %.3f ms + %.2f ms/MB, %s %.3f ms + %.2f ms/MB: auto compresses %s",
-            c->name, 1e3 * a->plainStart, 1e9 * a->plainPerByte, call->action->spec[slimSpecFull], 1e3 * a->slimStart,
+    slimLog(slimLogInfo, slimLogTuning,
+            "communicator %s: plain %.3f ms + %.2f ms/MB, %s %.3f ms + %.2f ms/MB: auto compresses %s", c->name,
+            1e3 * a->plainStart, 1e9 * a->plainPerByte, call->action->spec[slimSpecFull], 1e3 * a->slimStart,
             1e9 * a->slimPerByte, from);
   }
   *yes = slimAutoCompresses(&m->model, call->call.bytes);
@@ -344,7 +351,7 @@ static slimResult_t learn(slimChannel* c) {
   if (result != slimSuccess) return result;
   if (equal) {
     slimCycleCommit(&c->cycle, mine);
-    slimLog(slimLogInfo, "communicator %s: its calls repeat every %llu: error feedback starts", c->name,
+    slimLog(slimLogInfo, slimLogCycle, "communicator %s: its calls repeat every %llu: error feedback starts", c->name,
             (unsigned long long)mine);
   }
   return slimSuccess;
@@ -352,14 +359,14 @@ static slimResult_t learn(slimChannel* c) {
 
 static void sayBroken(const slimChannel* c) {
   if (c->cycle.breaks < SLIM_CYCLE_BREAKS)
-    slimLog(slimLogInfo, "communicator %s: a call broke the cycle: feedback memory is dropped, and starts again",
-            c->name);
+    slimLog(slimLogInfo, slimLogCycle,
+            "communicator %s: a call broke the cycle: feedback memory is dropped, and starts again", c->name);
   else
-    slimLog(slimLogWarn,
-            "communicator %s: its calls follow no cycle: compressing without feedback from now on, or not at all where "
-            "the codec is biased. Set SLIM_CYCLE to the compressed calls a step, or call slimMarkStep at each step's "
-            "begin",
-            c->name);
+    slimWarn(
+        "communicator %s: its calls follow no cycle: compressing without feedback from now on, or not at all where "
+        "the codec is biased. Set SLIM_CYCLE to the compressed calls a step, or call slimMarkStep at each step's "
+        "begin",
+        c->name);
 }
 
 /* This rank sees another buffer than the cycle's: asks all ranks to drop it, by a tensor that no two ranks share. */
@@ -381,7 +388,8 @@ static slimResult_t readBallot(slimChannel* c) {
   SLIM_CHECK(slimBallotRead(c->comm, &least, &most));
   if (asked == ballotOfPeriods && least == most && least > 0 && !c->cycle.period) {
     slimCycleCommit(&c->cycle, least);
-    slimLog(slimLogInfo, "communicator %s: its calls repeat every %u: error feedback starts", c->name, least);
+    slimLog(slimLogInfo, slimLogCycle, "communicator %s: its calls repeat every %u: error feedback starts", c->name,
+            least);
   } else if (asked == ballotOfDenials && most > 0 && c->cycle.byAddress) {
     slimCycleBreak(&c->cycle);
     SLIM_CHECK(dropState(c));
@@ -431,7 +439,7 @@ static slimResult_t runBare(slimChannel* c, const slimChannelCall* call, uint64_
   }
   const slimResult_t result = run(c, call, tensor);
   if (result != slimInvalidUsage || c->asynchronous) return result;
-  slimLog(slimLogWarn, "communicator %s: %s: handed on uncompressed", c->name, slimGetLastError());
+  slimWarn("communicator %s: %s: handed on uncompressed", c->name, slimGetLastError());
   *plain = true;
   *reason = slimReasonDiffer;
   return slimSuccess;
@@ -480,7 +488,7 @@ static slimResult_t runAgreed(slimChannel* c, const slimChannelCall* call, uint6
   if (tensor) {
     const slimResult_t result = run(c, call, tensor);
     if (result != slimInvalidUsage) return result;
-    slimLog(slimLogTrace, "communicator %s: %s", c->name, slimGetLastError());
+    slimLog(slimLogTrace, slimLogCycle, "communicator %s: %s", c->name, slimGetLastError());
     slimCycleBreak(&c->cycle);
     slimCycleNext(&c->cycle, place, steps, &position);
   }

@@ -66,6 +66,11 @@ static const char* readLevel(const char* value, int* out) {
   return *out >= 0 ? NULL : "NONE, WARN, INFO or TRACE";
 }
 
+static const char* readSubsystems(const char* value, int* out) {
+  *out = slimLogSubsystemsOf(value);
+  return *out >= 0 ? NULL : "INIT, COLL, CYCLE, TUNING or ALL, with commas; or ^ and those that shall not be";
+}
+
 static const char* valueOf(const char* name, char* const* list) {
   const size_t n = strlen(name);
   for (; *list; list++)

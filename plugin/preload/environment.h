@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* X(field, variable, kind, default, help). Plan: auto or flat; Text; Flag: 0 or 1; Count: an integer; Bytes: 512, 64K,
- * 1M, …; Seconds: a number above 0; Level: NONE, WARN, INFO or TRACE. */
+ * 1M, …; Seconds: a number above 0; Level: NONE, WARN, INFO or TRACE; Subsystems: as log.h reads them. */
 #define SLIM_VARIABLES(X)                                                                                              \
   X(compress, SLIM_COMPRESS, Text, "", "spec for gradients: allreduce and reduce-scatter over all of the job's ranks") \
   X(policy, SLIM_POLICY, Text, "", "file of rules for what is compressed, and how; they come before SLIM_COMPRESS")    \
@@ -23,6 +23,8 @@ extern "C" {
   X(seed, SLIM_SEED, Count, "1", "of all random draws")                                                                \
   X(timeout, SLIM_TIMEOUT, Seconds, "600", "wait for other ranks before an error names them")                          \
   X(debug, SLIM_DEBUG, Level, "WARN", "what is logged: NONE, WARN, INFO or TRACE")                                     \
+  X(debugSubsystems, SLIM_DEBUG_SUBSYS, Subsystems, "^COLL",                                                           \
+    "what INFO and TRACE are about: INIT, COLL (each call), CYCLE, TUNING, ALL; ^: all but these")                     \
   X(debugFile, SLIM_DEBUG_FILE, Text, "", "log file instead of stderr; %h: host, %p: process")                         \
   X(stats, SLIM_STATS, Text, "", "1: statistics on stderr at the end and on SIGUSR1; or a JSON file (%h, %p)")         \
   X(disable, SLIM_DISABLE, Flag, "0", "1: every call is handed on untouched")                                          \
@@ -38,6 +40,7 @@ typedef enum { slimPlanAuto, slimPlanFlat } slimPlanKind;
 #define SLIM_FIELD_Bytes uint64_t
 #define SLIM_FIELD_Seconds double
 #define SLIM_FIELD_Level int
+#define SLIM_FIELD_Subsystems int
 typedef struct {
 #define SLIM_FIELD_(field, variable, kind, fallback, help) SLIM_FIELD_##kind field;
   SLIM_VARIABLES(SLIM_FIELD_)

@@ -1,6 +1,7 @@
 #include "plugin/preload/log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -11,6 +12,7 @@
 
 static const char* const names[] = {"NONE", "WARN", "INFO", "TRACE"};
 static slimLogLevel most = slimLogWarn;
+static int subsystems = slimLogAll;
 static FILE* out; /* NULL: stderr */
 
 int slimLogLevelOf(const char* name) {
@@ -19,8 +21,26 @@ int slimLogLevelOf(const char* name) {
   return -1;
 }
 
-void slimLogOpen(slimLogLevel level, const char* file) {
+int slimLogSubsystemsOf(const char* list) {
+#define SLIM_LOG_NAME_(name, text) #text,
+  static const char* const subsystemNames[] = {SLIM_LOG_SUBSYSTEMS(SLIM_LOG_NAME_) "ALL"};
+#undef SLIM_LOG_NAME_
+  const bool but = *list == '^';
+  int named = 0;
+  list += but;
+  for (size_t n; n = strcspn(list, ","), true; list += n + 1) {
+    int i = 0;
+    while (i <= slimLogSubsystems && (strncasecmp(list, subsystemNames[i], n) || subsystemNames[i][n])) i++;
+    if (i > slimLogSubsystems) return -1;
+    named |= i < slimLogSubsystems ? 1 << i : slimLogAll;
+    if (!list[n]) break;
+  }
+  return but ? slimLogAll & ~named : named;
+}
+
+void slimLogOpen(slimLogLevel level, int about, const char* file) {
   most = level;
+  subsystems = about;
   if (!*file || level == slimLogNone) return;
   char path[4096];
   slimExpandPath(file, path, sizeof path);
@@ -28,11 +48,11 @@ void slimLogOpen(slimLogLevel level, const char* file) {
   if (opened)
     out = opened;
   else
-    slimLog(slimLogWarn, "cannot write to %s (SLIM_DEBUG_FILE): logging to stderr", path);
+    slimWarn("cannot write to %s (SLIM_DEBUG_FILE): logging to stderr", path);
 }
 
-void slimLog(slimLogLevel level, const char* format, ...) {
-  if (level > most) return;
+void slimLog(slimLogLevel level, slimLogSubsystem about, const char* format, ...) {
+  if (level > most || (level > slimLogWarn && !(subsystems & (int)about))) return;
   char host[64] = "", text[2048];
   gethostname(host, sizeof host - 1);
   va_list args;

@@ -63,7 +63,7 @@ static bool agree(uint64_t mine) {
   PMPI_Allreduce(&mine, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD);
   PMPI_Bcast(&first, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
   if (low != high && first != mine)
-    slimLog(slimLogWarn, "rank %d has other SLIM_* settings than rank 0: SlimCCL is off on all ranks", job.rank);
+    slimWarn("rank %d has other SLIM_* settings than rank 0: SlimCCL is off on all ranks", job.rank);
   return low == high && mine;
 }
 
@@ -91,9 +91,8 @@ static bool fits(void) {
 #endif
   const char* name = mpiName();
   if (!strncmp(name, openMpi, strlen(openMpi)) == built) return true;
-  slimLog(slimLogWarn,
-          "this library is for %s, the program uses %s: preload the one of a build with SLIM_MPI=%s (docs/preload.md)",
-          built ? openMpi : "MPICH", name, built ? "mpich" : "openmpi");
+  slimWarn("this library is for %s, the program uses %s: preload the one of a build with SLIM_MPI=%s (docs/preload.md)",
+           built ? openMpi : "MPICH", name, built ? "mpich" : "openmpi");
   return false;
 }
 
@@ -108,6 +107,7 @@ static void start(void) {
   if (job.rank == 0) slimSessionSayUnknown();
   job.on = agree(good ? slimPolicyHash(job.policy) | 1 : 0) && !e->disable;
   if (!job.on) return;
+  PMPI_Allreduce(MPI_IN_PLACE, &job.environment.stateBytes, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
   PMPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, forget, &job.keyval, NULL);
   slimSessionWatch(e);
   int level = MPI_THREAD_SINGLE;
@@ -116,8 +116,9 @@ static void start(void) {
   job.threads = level == MPI_THREAD_MULTIPLE;
   if (job.threads && job.ranks > 1) tieOf(MPI_COMM_WORLD, true); /* nonblocking calls cannot make it */
   if (job.rank == 0)
-    slimLog(slimLogInfo, "SlimCCL %d.%d.%d over %s, %d ranks: SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR, SLIM_MINOR,
-            SLIM_PATCH, mpiName(), job.ranks, *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
+    slimLog(slimLogInfo, slimLogInit, "SlimCCL %d.%d.%d over %s, %d ranks: SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR,
+            SLIM_MINOR, SLIM_PATCH, mpiName(), job.ranks, *e->compress ? e->compress : "(none)",
+            *e->policy ? e->policy : "(none)");
 }
 
 SLIM_EXPORT int MPI_Init(int* argc, char*** argv) {
@@ -184,7 +185,7 @@ static tie* tieOf(MPI_Comm comm, bool make) {
     /* Without memory there is no way to tell the others, who then wait in vain and name this rank. */
     if (l && (slimCommInitMPI(&own, comm, &config) != slimSuccess ||
               slimChannelCreate(&l->channel, own, &job.environment, order, name, plainSum, l) != slimSuccess)) {
-      slimLog(slimLogWarn, "communicator %s stays plain: %s", name, slimGetLastError());
+      slimWarn("communicator %s stays plain: %s", name, slimGetLastError());
       free(l);
       l = NULL;
     }
@@ -261,7 +262,7 @@ static bool compressed(const mpiCall* m, int* code) {
   if (result == slimSuccess && plain) return untouched(reason);
   *code = MPI_SUCCESS;
   if (result != slimSuccess) {
-    slimLog(slimLogWarn, "%s", slimGetLastError());
+    slimWarn("%s", slimGetLastError());
     PMPI_Comm_call_errhandler(m->comm, MPI_ERR_OTHER);
     *code = MPI_ERR_OTHER;
   }
@@ -293,7 +294,7 @@ static void perform(void* context) {
     slimCountForwarded(reason);
     p->result = slimChannelRunPlain(p->channel, &p->call);
   }
-  if (p->result != slimSuccess) slimLog(slimLogWarn, "%s", slimGetLastError());
+  if (p->result != slimSuccess) slimWarn("%s", slimGetLastError());
   PMPI_Grequest_complete(p->request); /* p belongs to the request, which may be freed now */
 }
 static int query(void* context, MPI_Status* status) {

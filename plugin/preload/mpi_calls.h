@@ -25,7 +25,7 @@ SLIM_EXPORT int SLIM_CALL(MPI_Iallreduce)(const void* send, void* recv, SLIM_COU
       *request = p->request;
       if (slimQueuePush(l->queue, perform, p) == slimSuccess) return MPI_SUCCESS;
     }
-    slimLog(slimLogWarn, "MPI_Iallreduce: %s", slimGetLastError());
+    slimWarn("MPI_Iallreduce: %s", slimGetLastError());
     PMPI_Comm_call_errhandler(comm, MPI_ERR_OTHER);
     return MPI_ERR_OTHER;
   }

@@ -64,7 +64,7 @@ static ncclResult_t ncclOf(slimResult_t result) {
 }
 
 static ncclResult_t answer(slimResult_t result) {
-  if (result != slimSuccess) slimLog(slimLogWarn, "%s", slimGetLastError());
+  if (result != slimSuccess) slimWarn("%s", slimGetLastError());
   return ncclOf(result);
 }
 
@@ -175,23 +175,24 @@ static void open(entry* e, slimComm_t comm) {
   const slimDomains domains = comm->domains;
   const bool layers = job.environment.hierarchy == slimPlanAuto;
   if (domains.kind == slimDomainsOne && layers) {
-    slimLog(slimLogInfo,
+    slimLog(slimLogInfo, slimLogInit,
             "communicator %s stays plain: NVLink joins all its ranks (SLIM_HIERARCHY=flat compresses there)", label);
     slimCommDestroy(comm);
   } else if (!concerns(e)) {
-    slimLog(slimLogInfo,
+    slimLog(slimLogInfo, slimLogInit,
             "communicator %s of %d ranks stays plain: no rule is for it. In SLIM_POLICY: \"ranks=%d -> SPEC\"", label,
             e->ranks, e->ranks);
     slimCommDestroy(comm);
   } else if (slimChannelCreate(&e->channel, comm, &job.environment, e->order, label, NULL, NULL) != slimSuccess) {
-    slimLog(slimLogWarn, "communicator %s stays plain: %s", label, slimGetLastError());
+    slimWarn("communicator %s stays plain: %s", label, slimGetLastError());
     e->channel = NULL;
   } else if (domains.kind == slimDomainsLayered && layers) {
-    slimLog(slimLogInfo, "communicator %s: allreduce is plain in each of %d domains of %d ranks, compressed across%s",
-            label, domains.count, domains.size, comm->across ? "" : ": not with this NCCL, so it is flat");
+    slimLog(slimLogInfo, slimLogInit,
+            "communicator %s: allreduce is plain in each of %d domains of %d ranks, compressed across%s", label,
+            domains.count, domains.size, comm->across ? "" : ": not with this NCCL, so it is flat");
   } else if (domains.kind == slimDomainsUneven && layers) {
-    slimLog(slimLogInfo, "communicator %s: its NVLink domains have different sizes: compressed between all ranks",
-            label);
+    slimLog(slimLogInfo, slimLogInit,
+            "communicator %s: its NVLink domains have different sizes: compressed between all ranks", label);
   }
 }
 
@@ -219,7 +220,7 @@ static void made(const slimNcclMade* list, int n) {
   entry** entries = calloc((size_t)n, sizeof(entry*));
   slimComm_t* comms = calloc((size_t)n, sizeof *comms);
   if (!entries || !comms) {
-    slimLog(slimLogWarn, "no memory for %d communicators, which stay plain; the other ranks will wait in vain", n);
+    slimWarn("no memory for %d communicators, which stay plain; the other ranks will wait in vain", n);
     free(entries);
     free(comms);
     return;
@@ -229,13 +230,13 @@ static void made(const slimNcclMade* list, int n) {
     entries[i] = add(&list[i]);
     if (entries[i]) sweep(entries[i]->device);
     if (!entries[i]) {
-      slimLog(slimLogInfo, "a communicator that is not blocking stays plain");
+      slimLog(slimLogInfo, slimLogInit, "a communicator that is not blocking stays plain");
     } else if (entries[i]->ranks > 1 && compare(entries[i], &comms[i]) != slimSuccess) {
       comms[i] = NULL;
-      slimLog(slimLogWarn, "communicator %s stays plain: %s", entries[i]->name, slimGetLastError());
+      slimWarn("communicator %s stays plain: %s", entries[i]->name, slimGetLastError());
     }
   }
-  if (slimGroupEnd() != slimSuccess) slimLog(slimLogWarn, "%s. The communicator stays plain", slimGetLastError());
+  if (slimGroupEnd() != slimSuccess) slimWarn("%s. The communicator stays plain", slimGetLastError());
   for (int i = 0; i < n; i++) {
     if (!entries[i]) continue;
     if (comms[i]) open(entries[i], comms[i]);
@@ -529,13 +530,13 @@ static void start(void) {
   slimSessionSayUnknown();
   slimSessionWatch(e);
   if (*e->stats) atexit(report);
-  slimLog(slimLogInfo, "SlimCCL %d.%d.%d before NCCL %d.%d.%d (%s): SLIM_COMPRESS=%s SLIM_POLICY=%s", SLIM_MAJOR,
-          SLIM_MINOR, SLIM_PATCH, foundVersion / 10000, foundVersion / 100 % 100, foundVersion % 100, foundPath,
-          *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
+  slimLog(slimLogInfo, slimLogInit, "SlimCCL %d.%d.%d before NCCL %d.%d.%d (%s): SLIM_COMPRESS=%s SLIM_POLICY=%s",
+          SLIM_MAJOR, SLIM_MINOR, SLIM_PATCH, foundVersion / 10000, foundVersion / 100 % 100, foundVersion % 100,
+          foundPath, *e->compress ? e->compress : "(none)", *e->policy ? e->policy : "(none)");
   if (*e->compress && !job.jobRanks)
-    slimLog(slimLogWarn,
-            "neither WORLD_SIZE nor a launcher says how many ranks the job has: SLIM_COMPRESS is for communicators of "
-            "ncclCommInitAll only; set WORLD_SIZE, or write rules (SLIM_POLICY)");
+    slimWarn(
+        "neither WORLD_SIZE nor a launcher says how many ranks the job has: SLIM_COMPRESS is for communicators of "
+        "ncclCommInitAll only; set WORLD_SIZE, or write rules (SLIM_POLICY)");
 }
 
 SLIM_API const slimNcclCore* slimNcclCoreOpen(const slimNccl* nccl, const char* ncclPath, int ncclVersion);

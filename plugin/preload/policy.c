@@ -37,17 +37,19 @@ const char* slimReasonText(slimReason reason) {
 
 /* ---- Specs ------------------------------------------------------------------------------------------------------ */
 
-/* "auto(S)" is S, where that is faster. In an error's column, S begins where it stood. */
+bool slimPolicyOpenAuto(char* spec) {
+  const size_t n = strlen(spec);
+  if (strncmp(spec, "auto(", 5) || spec[n - 1] != ')') return false;
+  memset(spec, ' ', 5);
+  spec[n - 1] = 0;
+  return true;
+}
+
 static slimResult_t compile(slimPolicyAction* action, const char* text) {
   char spec[2048];
-  const size_t n = strlen(text);
   slimCompressor *full, *bare;
   snprintf(spec, sizeof spec, "%s", text);
-  action->measured = !strncmp(text, "auto(", 5) && text[n - 1] == ')' && n < sizeof spec;
-  if (action->measured) {
-    memset(spec, ' ', 5);
-    spec[n - 1] = 0;
-  }
+  action->measured = strlen(text) < sizeof spec && slimPolicyOpenAuto(spec);
   SLIM_CHECK(slimCompressorCreate(&full, spec));
   action->memory = full->up.feedback.kind != slimFeedbackNone || full->down.feedback.kind != slimFeedbackNone;
   slimCompressorDestroy(full);
@@ -228,7 +230,7 @@ slimResult_t slimPolicyCreate(slimPolicy** out, const slimEnvironment* e) {
   if (result == slimSuccess) {
     XXH3_64bits_reset(hash);
     policy->minBytes = e->minBytes;
-    const uint64_t settings[] = {e->minBytes, e->cycle, e->stateBytes, e->seed, e->disable};
+    const uint64_t settings[] = {e->minBytes, e->cycle, e->seed, e->disable};
     XXH3_64bits_update(hash, settings, sizeof settings);
     XXH3_64bits_update(hash, e->compress, strlen(e->compress) + 1);
     result = fill(policy, e, hash);

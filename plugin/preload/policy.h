@@ -52,6 +52,10 @@ typedef struct {
   bool measured; /* auto(spec): only where it is faster than plain */
 } slimPolicyAction;
 
+/* "auto(S)" is S, where that is faster: whether spec is one, which then becomes S, as far from its start as before, for
+ * the columns of errors. */
+bool slimPolicyOpenAuto(char* spec);
+
 typedef struct slimPolicy slimPolicy;
 
 /* Reads SLIM_POLICY's file and SLIM_COMPRESS. Errors name file, line and column. */

@@ -106,7 +106,7 @@ void slimReport(const char* stats, const char* who) {
   slimExpandPath(stats, path, sizeof path);
   json j = {fopen(path, "we"), 0, 0};
   if (!j.file) {
-    slimLog(slimLogWarn, "cannot write %s (SLIM_STATS): %s", path, strerror(errno));
+    slimWarn("cannot write %s (SLIM_STATS): %s", path, strerror(errno));
     return;
   }
   fprintf(j.file, "{\n  \"communicators\": [");

@@ -14,7 +14,7 @@ bool slimSessionOpen(slimEnvironment* e, slimPolicy** policy) {
   *policy = NULL;
   slimResult_t result = slimEnvironmentRead(e, environ);
   if (result == slimSuccess) {
-    slimLogOpen((slimLogLevel)e->debug, e->debugFile);
+    slimLogOpen((slimLogLevel)e->debug, e->debugSubsystems, e->debugFile);
     result = slimPolicyCreate(policy, e);
   } else {
     char* const none[] = {NULL};
@@ -23,7 +23,7 @@ bool slimSessionOpen(slimEnvironment* e, slimPolicy** policy) {
     (void)slimEnvironmentRead(e, none);
     (void)slimFail(result, "%s", why);
   }
-  if (result != slimSuccess) slimLog(slimLogWarn, "%s. SlimCCL is off", slimLastMessage());
+  if (result != slimSuccess) slimWarn("%s. SlimCCL is off", slimLastMessage());
   return result == slimSuccess;
 }
 
@@ -31,7 +31,7 @@ void slimSessionSayUnknown(void) {
   char name[64];
   const char* nearest;
   for (int i = 0; (nearest = slimEnvironmentUnknown(environ, i, name)); i++)
-    slimLog(slimLogWarn, "%s is no variable of SlimCCL: did you mean %s?", name, nearest);
+    slimWarn("%s is no variable of SlimCCL: did you mean %s?", name, nearest);
 }
 
 static void onSignal(int signal) {

@@ -227,6 +227,9 @@ TEST(Check, RefusesInTheLibrarysWords) {
   ASSERT_NE(slimCompressorCreate(&compressor, "ef(qsgd(bit=4))"), slimSuccess);
   EXPECT_EQ(output.text, std::string("slimccl-info: ") + slimLastMessage() + "\n");
   EXPECT_TRUE(has(output.text, "spec:1:9:")) << output.text;
+  output = info("--check 'auto(ef(qsgd(bit=4)))'");
+  EXPECT_EQ(output.status, 1);
+  EXPECT_TRUE(has(output.text, "spec:1:14: unknown option 'bit' of qsgd")) << output.text;
   output = info("--check 'up=topk(k=3,scope=global); down=fp32'");
   EXPECT_EQ(output.status, 1);
   EXPECT_TRUE(has(output.text, "refused: scope=global has no downlink")) << output.text;

@@ -107,6 +107,18 @@ TEST_P(MpiPreload, MemoryIsLimited) {
   }
 }
 
+// The smallest SLIM_STATE_BYTES holds for all.
+TEST(MpiPreloadRoom, OneRankHasLess) {
+  const Result r = Launch(3, "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=3",
+                          "sh -c 'test ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} = 1 && export SLIM_STATE_BYTES=170K; exec "
+                          "\"$0\" \"$@\"' " +
+                              client + " train 12 3 20000");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_GT(r.values.at("step_error"), 0.01);
+  EXPECT_EQ(r.values.at("ranks_differ"), 0);
+  EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), 3) << r.text;
+}
+
 // Which way auto decides depends on the machine; it must be one of the two, for all ranks alike, and say so.
 TEST_P(MpiPreload, AutoDecidesForAllRanks) {
   const Result r = Launch(GetParam(), "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO SLIM_STATS=1",

@@ -608,6 +608,18 @@ TEST_P(NcclPreload, StateThatDoesNotFit) {
   EXPECT_EQ(Count(biased.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << biased.text;
 }
 
+// The smallest SLIM_STATE_BYTES holds for all.
+TEST(NcclPreloadRoom, OneRankHasLess) {
+  const Result r =
+      Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=2", "", "processes", "--env 1 SLIM_STATE_BYTES=800K"}, 3,
+           "init 0; buffers ab 40000 f32; loop 3; fill ab random 1; allreduce ab = * sum; check t ab; end");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_GT(r["tb.off"], 0.01);
+  EXPECT_LE(r["tb.off"], kBound4);
+  EXPECT_EQ(r["tb.differ"], 0);
+  EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), 3) << r.text;
+}
+
 // ---- Graphs -------------------------------------------------------------------------------------------------------
 
 // The first call of all is captured; three replays; eager calls on another stream beside them.
@@ -686,6 +698,21 @@ TEST(NcclPreloadReport, LogsAndVariables) {
   EXPECT_GT(banner, r.text.find("ta.off")) << "not in the file";
   EXPECT_NE(r.text.find("libnccl.so.2", banner), std::string::npos);
   EXPECT_NE(r.text.find("SLIM_COMPRESS=qsgd(bits=4)", banner), std::string::npos);
+}
+
+// COLL is silent by default; what is not asked for is silent, but for warnings.
+TEST(NcclPreloadReport, Subsystems) {
+  const std::string environment = "SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO SLIM_CYCEL=4 SLIM_DEBUG_SUBSYS=";
+  const Result usual = Play({environment}, 2, kOneCall), calls = Play({environment + "COLL"}, 2, kOneCall),
+               none = Play({environment + "^ALL"}, 2, kOneCall);
+  for (const Result* r : {&usual, &calls, &none}) {
+    ASSERT_EQ(r->status, 0) << r->text;
+    EXPECT_EQ(Count(r->text, "SLIM_CYCEL is no variable"), 1) << r->text;
+    EXPECT_EQ(Count(r->text, " before NCCL 2."), r == &usual ? 1 : 0) << r->text;
+    EXPECT_EQ(Count(r->text, "allreduce of 1000 fp32, slot 0: up=qsgd(bits=4); down=qsgd(bits=4)"),
+              r == &calls ? 2 : 0)
+        << r->text;
+  }
 }
 
 TEST(NcclPreloadReport, Off) {

@@ -1,4 +1,5 @@
 // The rules file and the SLIM_* variables: what is understood, what is refused and in which words.
+#include "plugin/preload/log.h"
 #include "plugin/preload/policy.h"
 
 #include <gtest/gtest.h>
@@ -227,6 +228,22 @@ TEST(Environment, DefaultsAndValues) {
   EXPECT_TRUE(some.values.disable);
 }
 
+TEST(Environment, SubsystemsAreNamedOrExcluded) {
+  const std::pair<const char*, int> cases[] = {{"", slimLogAll & ~slimLogColl},
+                                               {"INIT", slimLogInit},
+                                               {"coll,Cycle", slimLogColl | slimLogCycle},
+                                               {"ALL", slimLogAll},
+                                               {"^COLL,TUNING", slimLogInit | slimLogCycle},
+                                               {"^ALL", 0}};
+  for (const auto& c : cases) {
+    Environment environment({std::string("SLIM_DEBUG_SUBSYS=") + c.first});
+    ASSERT_EQ(environment.Read(), slimSuccess) << slimLastMessage();
+    EXPECT_EQ(environment.values.debugSubsystems, c.second) << c.first;
+  }
+  for (const char* wrong : {"INI", "INITS", "COLL,", ",", "^", "COLL,^INIT"})
+    EXPECT_EQ(slimLogSubsystemsOf(wrong), -1) << wrong;
+}
+
 TEST(Environment, MistakesAreNamed) {
   const struct {
     const char *variable, *error;
@@ -237,6 +254,9 @@ TEST(Environment, MistakesAreNamed) {
       {"SLIM_CYCLE=4097", "SLIM_CYCLE is \"4097\": give at most 4096"},
       {"SLIM_TIMEOUT=0", "SLIM_TIMEOUT is \"0\": give seconds, e.g. 600"},
       {"SLIM_DEBUG=loud", "SLIM_DEBUG is \"loud\": give NONE, WARN, INFO or TRACE"},
+      {"SLIM_DEBUG_SUBSYS=INIT,NET",
+       "SLIM_DEBUG_SUBSYS is \"INIT,NET\": give INIT, COLL, CYCLE, TUNING or ALL, with commas; or ^ and those that "
+       "shall not be"},
       {"SLIM_DISABLE=yes", "SLIM_DISABLE is \"yes\": give 0 or 1"},
   };
   for (const auto& c : cases) {
