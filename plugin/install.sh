@@ -33,7 +33,7 @@ if [[ $tar ]]; then
 elif [[ $to != /* ]]; then
   to=${BAZELW_PWD:-$PWD}/$to
 fi
-mkdir -p "$to"/{bin,include,lib/pkgconfig,share/doc/slimccl,share/man/man1,share/man/man7}
+mkdir -p "$to"/{bin,include,lib/pkgconfig,share/doc/slimccl,share/man/man1,share/man/man3,share/man/man7}
 
 # pkg-config's file NAME.pc: NAME, description, libraries, what it requires. The prefix is where the file lies.
 pc() {
@@ -62,7 +62,7 @@ for file in "${files[@]}"; do
       ;;
     *.so) install -m 755 "$file" "$to/lib/$name" ;; # to be preloaded
     *.h) install -m 644 "$file" "$to/include/$name" ;;
-    *.1 | *.7) install -m 644 "$file" "$to/share/man/man${name##*.}/$name" ;;
+    *.1 | *.3 | *.7) install -m 644 "$file" "$to/share/man/man${name##*.}/$name" ;;
     LICENSE) install -m 644 "$file" "$to/share/doc/slimccl/$name" ;;
     slimccl-info) install -m 755 "$file" "$to/bin/$name" ;;
     *) echo "install.sh does not know where $name goes" >&2 && exit 1 ;;

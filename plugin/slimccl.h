@@ -101,6 +101,7 @@ SLIM_API slimResult_t slimCommDestroy(slimComm_t comm);
  * *error (slimGetLastError has the words, once); slimRemoteError: NCCL has, in a hierarchy. Does not wait for calls
  * under way. */
 SLIM_API slimResult_t slimCommGetAsyncError(slimComm_t comm, slimResult_t* error);
+/* How many ranks comm has, and which one the handle is. */
 SLIM_API slimResult_t slimCommCount(slimComm_t comm, int* count);
 SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
 
@@ -112,6 +113,7 @@ SLIM_API slimResult_t slimCommUserRank(slimComm_t comm, int* rank);
  * then.
  */
 SLIM_API slimResult_t slimTensorCreate(slimTensor_t* tensor, slimComm_t comm, const char* spec, uint32_t slot);
+/* Frees the tensor and its state. NULL is allowed. */
 SLIM_API slimResult_t slimTensorDestroy(slimTensor_t tensor);
 /* The spec as understood, both directions written out. Valid while the tensor lives. */
 SLIM_API const char* slimTensorSpec(slimTensor_t tensor);

@@ -114,6 +114,21 @@ while read -r flag; do
   grep -qF ".BI \\-\\-${flag//-/\\-} " "$prefix/share/man/man1/slimccl-info.1" || fail "slimccl-info.1 lacks --$flag"
 done <flags
 
+# ---- So has slimccl(3) every function and type of the headers, each with what is said of it
+page=$prefix/share/man/man3/slimccl.3
+sed 's/\\-/-/g' "$page" >plain.3
+cat "$prefix"/include/*.h | grep -oE '\bslim[A-Z][A-Za-z]*\(|\bslim[A-Z][A-Za-z]*_t\b' | sort -u >names
+[[ $(wc -l <names) -gt 40 ]] || fail "the headers have few functions"
+while read -r name; do
+  grep -qF "$name" plain.3 || fail "slimccl.3 lacks $name"
+done <names
+for words in "recvbuff[i] = sum or mean over ranks of sendbuff[i]." "uint64_t seed;" "COLLECTIVES" "config may be NULL"; do
+  grep -qF "$words" plain.3 || fail "slimccl.3 does not say: $words"
+done
+if command -v groff >/dev/null; then
+  [[ ! $(groff -man -Tutf8 -ww "$page" 2>&1 >/dev/null) ]] || fail "groff has something to say of $page"
+fi
+
 # ---- The tarball holds the same
 "$TEST_SRCDIR/$TEST_WORKSPACE/$install" --tar "${files[@]/#/$TEST_SRCDIR/$TEST_WORKSPACE/}" -- "$TEST_TMPDIR/packed.tar.gz"
 mkdir unpacked
