@@ -1,5 +1,6 @@
 #include "collectives/nccl.h"
 
+#include <sched.h>
 #include <stdlib.h>
 
 #include "collectives/comm.h"
@@ -9,13 +10,14 @@ typedef struct {
   ncclComm_t comm;
   const slimNccl* nccl;
   bool own;                   /* comm was made by split */
+  bool splits, used;          /* in the batch under way: split; anything was called */
   bool begun;                 /* something, in the batch under way */
   unsigned batch;             /* its number */
   unsigned in[slimExchanges]; /* the batch of an exchange */
 } endpoint;
 
 static slimResult_t resultOf(const slimNccl* nccl, ncclResult_t code, const char* what) {
-  if (code == ncclSuccess) return slimSuccess;
+  if (code == ncclSuccess || code == ncclInProgress) return slimSuccess; /* departed waits */
   const slimResult_t result = code == ncclRemoteError       ? slimRemoteError
                               : code == ncclInvalidArgument ? slimInvalidArgument
                               : code == ncclInvalidUsage    ? slimInvalidUsage
@@ -56,7 +58,7 @@ static slimResult_t begin(slimTransport* transport, int id, const slimLane* lane
   endpoint* me = (endpoint*)transport;
   slimCopier* copier = me->base.copier;
   const cudaStream_t stream = (cudaStream_t)(copier->apart ? copier->side : copier->stream);
-  me->begun = true;
+  me->begun = me->used = true;
   me->in[id] = me->batch;
   const slimLane* own = &lanes[me->base.rank];
   size_t stride;
@@ -74,8 +76,14 @@ static slimResult_t begin(slimTransport* transport, int id, const slimLane* lane
 }
 
 static slimResult_t batch(slimTransport* transport, bool open) {
-  const slimNccl* nccl = ((endpoint*)transport)->nccl;
-  return open ? resultOf(nccl, nccl->groupStart(), "GroupStart") : resultOf(nccl, nccl->groupEnd(), "GroupEnd");
+  endpoint* me = (endpoint*)transport;
+  if (open) return resultOf(me->nccl, me->nccl->groupStart(), "GroupStart");
+  const ncclResult_t code = me->nccl->groupEnd();
+  const bool splits = me->splits;
+  me->splits = false;
+  if (splits && code == ncclInProgress)
+    return slimFail(slimInvalidUsage, "a hierarchy wants an ncclComm_t that blocks: use slimHierarchyFlat");
+  return resultOf(me->nccl, code, "GroupEnd");
 }
 
 static slimResult_t depart(slimTransport* transport) {
@@ -87,6 +95,13 @@ static slimResult_t depart(slimTransport* transport) {
 static slimResult_t departed(slimTransport* transport) {
   endpoint* me = (endpoint*)transport;
   slimCopier* copier = me->base.copier;
+  ncclResult_t state = me->used ? ncclInProgress : ncclSuccess;
+  me->used = false;
+  while (state == ncclInProgress) { /* a communicator that does not block may still be about to use the stream */
+    NCCL(commGetAsyncError(me->comm, &state), "CommGetAsyncError");
+    if (state == ncclInProgress) sched_yield();
+  }
+  SLIM_CHECK(resultOf(me->nccl, state, " calls"));
   if (!me->begun) return slimSuccess;
   me->begun = false;
   return copier->apart ? copier->land(copier, me->batch++) : slimSuccess;
@@ -106,6 +121,7 @@ static slimResult_t plain(slimTransport* transport, int collective, const void* 
   const cudaStream_t stream = (cudaStream_t)me->base.copier->stream;
   const ncclDataType_t type = (ncclDataType_t)slimType;
   const ncclRedOp_t op = (ncclRedOp_t)slimOp;
+  me->used = true;
   switch ((slimCollective)collective) {
     case slimCollectiveAllReduce:
       return resultOf(me->nccl, me->nccl->allReduce(x, y, count, type, op, me->comm, stream), "AllReduce");
@@ -148,7 +164,7 @@ static void destroy(slimTransport* transport) {
 }
 
 static slimResult_t split(slimTransport* transport, int colour, int rank, int ranks, slimTransport** made) {
-  const endpoint* me = (const endpoint*)transport;
+  endpoint* me = (endpoint*)transport;
   endpoint* child = malloc(sizeof *child);
   if (!child) return slimFail(slimSystemError, "out of memory for a communicator");
   *child = (endpoint){.base = me->base, .nccl = me->nccl, .own = true};
@@ -156,6 +172,7 @@ static slimResult_t split(slimTransport* transport, int colour, int rank, int ra
   child->base.ranks = ranks;
   child->base.split = NULL;
   *made = &child->base;
+  me->splits = true;
   NCCL(commSplit(me->comm, colour, rank, &child->comm, NULL), "CommSplit");
   return slimSuccess;
 }

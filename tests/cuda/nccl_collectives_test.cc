@@ -345,6 +345,28 @@ TEST(OverNcclHierarchy, ShardsDrawForThemselves) {
   EXPECT_LT(equal, 1500);
 }
 
+TEST(OverNcclHierarchy, WantsACommunicatorThatBlocks) {
+  ncclUniqueId id;
+  ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 4; r++)
+    threads.emplace_back([&, r] {
+      ncclComm_t nccl;
+      ncclConfig_t nonblocking = NCCL_CONFIG_INITIALIZER;
+      nonblocking.blocking = 0;
+      ASSERT_EQ(cudaSetDevice(r), cudaSuccess);
+      ncclResult_t state = ncclCommInitRankConfig(&nccl, 4, id, r, &nonblocking);
+      while (state == ncclInProgress) ASSERT_EQ(ncclCommGetAsyncError(nccl, &state), ncclSuccess);
+      ASSERT_EQ(state, ncclSuccess);
+      slimComm_t comm;
+      const slimConfig_t config = ConfigOf(kCases[0], {1, 1, 2, 2}, r);
+      EXPECT_EQ(slimCommInitNCCL(&comm, nccl, &config), slimInvalidUsage);
+      EXPECT_STREQ(slimGetLastError(), "a hierarchy wants an ncclComm_t that blocks: use slimHierarchyFlat");
+      EXPECT_EQ(ncclCommDestroy(nccl), ncclSuccess);
+    });
+  for (auto& thread : threads) thread.join();
+}
+
 // A state file goes on; one of ranks that were flat is refused; and a tensor that starts anew may do something else.
 TEST(OverNcclHierarchy, StateFilesAndReset) {
   const std::string path = testing::TempDir() + "layered.state.";

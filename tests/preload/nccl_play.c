@@ -339,6 +339,7 @@ static ncclResult_t call(Player* p, Collective k, char out, char in, const char*
   if (k == allGather) result = ncclAllGather(send, recv, n, r->type, c->comm, p->stream);
   if (k == broadcast) result = ncclBroadcast(send, recv, n, r->type, root, c->comm, p->stream);
   if (k == reduce) result = ncclReduce(send, recv, n, r->type, op, root, c->comm, p->stream);
+  while (result == ncclInProgress) NCCL(ncclCommGetAsyncError(c->comm, &result));
   if (!strcmp(opName, "half")) NCCL(ncclRedOpDestroy(op, c->comm)); /* as PyTorch does: also before the group's end */
   return result;
 }

@@ -128,6 +128,7 @@ struct ncclComm {
   std::atomic<ncclResult_t> state{ncclSuccess}; /* ncclCommGetAsyncError */
   std::atomic<bool> aborted{false}, revoked{false};
   std::atomic<bool> finalized{false};
+  std::atomic<bool> launching{false}; /* calls of a communicator that does not block are not on their streams yet */
   uint64_t barriers = 0, calls = 0, children = 0;
   std::mutex lock;                                                      /* of what follows */
   std::vector<std::pair<bool, std::shared_ptr<struct Scalar>>> scalars; /* of PreMulSum operators */
@@ -170,6 +171,7 @@ CommPtr find(ncclComm_t handle) {
 #define FIND_READY(c, handle)                                                                                       \
   FIND(c, handle);                                                                                                  \
   CHECK(c->state != ncclInProgress, ncclInvalidArgument, "%s: the communicator is still being made", __func__ + 1); \
+  CHECK(!c->launching, ncclInvalidArgument, "%s: the calls before are still in progress", __func__ + 1);            \
   CHECK(!c->revoked, ncclInvalidUsage, "%s: the communicator was revoked", __func__ + 1)
 
 void broken(ncclComm* c, ncclResult_t result, const std::string& text) {
@@ -693,15 +695,34 @@ ncclResult_t launchOn(const CommPtr& c, std::vector<Op> ops) {
   return ncclSuccess;
 }
 
+// A while after the call has returned.
+void launchLater(const CommPtr& c, std::vector<Op> ops) {
+  c->launching = true;
+  auto* later = new Batch{c, std::move(ops)};
+  std::thread([later] {
+    usleep(2000);
+    const ncclResult_t result = launchOn(later->comm, std::move(later->ops));
+    if (result != ncclSuccess) broken(later->comm.get(), result, "a call could not be launched");
+    later->comm->launching = false;
+    delete later;
+  }).detach();
+}
+
 ncclResult_t launch(std::vector<Op> ops) {
+  ncclResult_t answer = ncclSuccess;
   while (!ops.empty()) {
     const CommPtr c = ops[0].comm;
     std::vector<Op> own, others;
     for (Op& op : ops) (op.comm == c ? own : others).push_back(std::move(op));
-    TRY(launchOn(c, std::move(own)));
+    if (c->blocking) {
+      TRY(launchOn(c, std::move(own)));
+    } else {
+      launchLater(c, std::move(own));
+      answer = ncclInProgress;
+    }
     ops = std::move(others);
   }
-  return ncclSuccess;
+  return answer;
 }
 
 /* ---- Checks of a caller
@@ -734,6 +755,7 @@ ncclResult_t collective(const char* function, Kind kind, const void* from, void*
   const CommPtr c = find(handle);
   CHECK(c, ncclInvalidArgument, "%s: not a communicator: never made, or destroyed or aborted since", function);
   CHECK(c->state != ncclInProgress, ncclInvalidArgument, "%s: the communicator is still being made", function);
+  CHECK(!c->launching, ncclInvalidArgument, "%s: the calls before are still in progress", function);
   CHECK(!c->revoked, ncclInvalidUsage, "%s: the communicator was revoked", function);
   CHECK(!c->finalized, ncclInvalidUsage, "%s: the communicator was finalized", function);
   CHECK(c->state == ncclSuccess, c->state, "%s: the communicator failed before: %s", function, c->text.c_str());
@@ -1020,7 +1042,7 @@ API(ncclResult_t, ncclCommRevoke, ncclComm_t comm, int flags) {
 API(ncclResult_t, ncclCommGetAsyncError, ncclComm_t comm, ncclResult_t* error) {
   FIND(c, comm);
   CHECK(error, ncclInvalidArgument, "ncclCommGetAsyncError: NULL");
-  *error = c->state;
+  *error = c->launching ? ncclInProgress : (ncclResult_t)c->state;
   return ncclSuccess;
 }
 API(ncclResult_t, ncclCommCount, const ncclComm_t comm, int* count) {
@@ -1131,8 +1153,8 @@ API(ncclResult_t, ncclGroupEnd) {
   if (g.error != ncclSuccess) return g.error;
   const ncclResult_t jobs = g.jobs.empty() ? ncclSuccess : runJobs(std::move(g.jobs));
   if (jobs != ncclSuccess && jobs != ncclInProgress) return jobs;
-  TRY(launch(std::move(g.ops)));
-  return jobs;
+  const ncclResult_t launched = launch(std::move(g.ops));
+  return launched == ncclSuccess ? jobs : launched;
 }
 API(ncclResult_t, ncclGroupSimulateEnd, ncclSimInfo_t* info) {
   CHECK(group.depth, ncclInvalidUsage, "ncclGroupSimulateEnd without ncclGroupStart");
