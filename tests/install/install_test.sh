@@ -82,6 +82,22 @@ C
   ./nccl || fail "slimCommInitNCCL without a communicator"
 fi
 
+# ---- The installed libraries, preloaded under programs that know nothing of them
+built=$TEST_SRCDIR/$TEST_WORKSPACE/tests
+lib=$TEST_TMPDIR/lib # without a space, at which LD_PRELOAD would be cut
+ln -s "$prefix/lib" "$lib"
+if [[ $mpirun != - ]]; then
+  HOME=$TEST_TMPDIR SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=3 SLIM_STATS=1 \
+    "$mpirun" -n 3 env LD_PRELOAD=$lib/libslimccl_mpi.so "$built/preload/mpi_client" train 12 3 20000 2>&1 | tee said
+  grep -q "compressed 36 calls" said || fail "nothing was compressed by the installed libslimccl_mpi.so"
+fi
+if [[ -x $built/preload/nccl_play ]]; then
+  WORLD_SIZE=3 SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1 SLIM_STATS=1 SLIM_STATE_BYTES=8M SIMGPU_DEVICES=3 \
+    LD_LIBRARY_PATH=$built/simgpu LD_PRELOAD=$lib/libslimccl_nccl.so "$built/preload/nccl_play" threads 3 \
+    'init 0; buffers a 50000 f32; loop 4; fill a random 1; allreduce a = * sum; check t a; end; destroy 0' 2>&1 | tee said
+  grep -q "compressed 12 calls" said || fail "nothing was compressed by the installed libslimccl_nccl.so"
+fi
+
 # ---- A drop-in, made by the installed slimccl-info: the shim first, then the NCCL that was named
 if [[ -e $prefix/lib/libslimccl_nccl.so ]]; then
   nccl=$(realpath "$TEST_SRCDIR/$TEST_WORKSPACE/$nccl")
