@@ -12,7 +12,7 @@
  *   swap A B                        the memory of A and B
  *   fill BUFFERS KIND SCALE         random: anew in each round of the loop; constant; or zero
  *   allreduce|reduce_scatter|all_gather|broadcast|reduce BUFFERS IN COUNT OP [ROOT]
- *                                   OP: sum avg max min half (premulsum); COUNT "*": all of the buffer
+ *                                   OP: sum avg max min prod half (premulsum); COUNT "*": all of the buffer
  *   check LABEL BUFFERS             what the last call left there: waits, compares; LABEL and buffer make the label
  *   group | end_group | sync | barrier | stream N | step (slimMarkStep) | signal (SIGUSR1) | pause MS
  *   capture | end_capture | replay
@@ -200,7 +200,8 @@ static double wanted(const Player* p, const Buffer* b, size_t i) {
   double all = valueOf(r, c->member[0], i);
   for (int k = 1; k < c->ranks; k++) {
     const double v = valueOf(r, c->member[k], i);
-    all = b->result.op == 'a' + 'x' ? fmax(all, v) : b->result.op == 'i' + 'n' ? fmin(all, v) : all + v;
+    const int op = b->result.op;
+    all = op == 'a' + 'x' ? fmax(all, v) : op == 'i' + 'n' ? fmin(all, v) : op == 'r' + 'o' ? all * v : all + v;
   }
   return b->result.op == 'v' + 'g' ? all / c->ranks : b->result.op == 'a' + 'l' ? all / 2 : all;
 }
@@ -278,6 +279,7 @@ static ncclRedOp_t opOf(Player* p, const char* op, ncclDataType_t type) {
     NCCL(ncclRedOpCreatePreMulSum(&p->half, &scalar, type, ncclScalarHostImmediate, p->comm[p->on].comm));
     return p->half;
   }
+  if (!strcmp(op, "prod")) return ncclProd;
   return !strcmp(op, "avg") ? ncclAvg : !strcmp(op, "max") ? ncclMax : !strcmp(op, "min") ? ncclMin : ncclSum;
 }
 
