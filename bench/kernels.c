@@ -33,6 +33,7 @@ static const char* const specs[] = {"fp16",
                                     "topk(ratio=0.01)",
                                     "topk(ratio=0.01, scope=chunk)",
                                     "topk(ratio=0.001, scope=chunk)",
+                                    "topk(ratio=0.01, scope=global)",
                                     "randk(ratio=0.01)",
                                     "induced(topk(ratio=0.01), qsgd(bits=4))"};
 

@@ -53,6 +53,35 @@ static inline slimVector slimFlipped(slimVector x, slimBitsVector signs) {
   return (slimVector)((slimBitsVector)x ^ signs);
 }
 
+/* The product of the low halves of 64-bit lanes. */
+static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
+#if defined(__AVX512F__)
+  return (slimWideVector)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (slimWideVector)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (slimWideVector)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+/* Lane by lane, of integers. */
+static inline slimBitsVector slimLarger(slimBitsVector a, slimBitsVector b) {
+#if defined(__AVX512F__)
+  return (slimBitsVector)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (slimBitsVector)_mm256_max_epu32((__m256i)a, (__m256i)b);
+#else
+  const slimBitsVector larger = (slimBitsVector)(a > b);
+  return (a & larger) | (b & ~larger);
+#endif
+}
+static inline uint32_t slimLargest(slimBitsVector x) {
+  uint32_t largest = 0;
+  for (uint32_t j = 0; j < SLIM_LANES; j++) largest = x[j] > largest ? x[j] : largest;
+  return largest;
+}
+
 /* Bit j: lane j is below zero. */
 static inline uint32_t slimBelowZero(slimVector x) {
 #if defined(__AVX512F__)
@@ -127,24 +156,24 @@ static inline __attribute__((always_inline)) slimVector slimLookUp(const float* 
 #undef SLIM_PART
 }
 #endif
-/* 4- and 2-bit codes i …, i a multiple of SLIM_LANES. */
+/* 4- and 2-bit codes i …, i a multiple of SLIM_LANES, in the lowest bits of lanes; other codes may stand above. */
 static inline slimSignedVector slimNibblesAt(const void* codes, uint32_t i) {
   const uint8_t* c = (const uint8_t*)codes + i / 2;
 #if defined(__AVX512F__)
   const slimWideVector pairs = (slimWideVector)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(const void*)c));
-  return (slimSignedVector)((pairs | pairs << 28) & 0x0000000f0000000fu);
+  return (slimSignedVector)slimMulLow(pairs, (slimWideVector){0} + 0x10000001u);
 #else
   uint32_t w = 0;
   memcpy(&w, c, SLIM_LANES / 2);
   const slimBitsVector shift = SLIM_LIST16(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift & 15);
+  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift);
 #endif
 }
 static inline slimSignedVector slimPairsAt(const void* codes, uint32_t i) {
   uint32_t w = 0;
   memcpy(&w, (const uint8_t*)codes + i / 4, SLIM_LANES / 4);
   const slimBitsVector shift = SLIM_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift & 3);
+  return (slimSignedVector)(((slimBitsVector){0} + w) >> shift);
 }
 /* Signed bytes i … as 16-bit lanes. */
 static inline slimHalfVector slimSignedBytesAt(const void* codes, uint32_t i) {
@@ -162,19 +191,6 @@ static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_con
 /* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */
 static inline void slimPrefetch(const void* at, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)at + i, 0, 3);
-}
-
-/* The product of the low halves of 64-bit lanes. */
-static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
-#if defined(__AVX512F__)
-  return (slimWideVector)_mm512_mul_epu32((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (slimWideVector)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
-  return (slimWideVector)_mm_mul_epu32((__m128i)a, (__m128i)b);
-#else
-  return (a & 0xffffffffu) * (b & 0xffffffffu);
-#endif
 }
 
 #endif

@@ -122,11 +122,12 @@ static inline void* SLIM_NAME(memoryAt)(const slimDirection* direction, void* s,
 }
 
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
- * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. survey: may be NULL. */
+ * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. survey: may be NULL. mean: unless NULL,
+ * it is added up in place of x, for ef in fp32, without statistics. */
 static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
                                     const slimSurvey* survey, uint8_t* payload, uint64_t unit, uint32_t nv,
-                                    uint64_t first, const REAL* x, void* s, REAL* v, REAL lambda, bool write,
-                                    slimPassStats* stats, float* scratch) {
+                                    uint64_t first, const REAL* x, const slimMean* mean, void* s, REAL* v, REAL lambda,
+                                    bool write, slimPassStats* stats, float* scratch) {
   const slimTree* tree = direction->tree;
   const slimFeedback* f = &direction->feedback;
   const uint32_t n = tree->unit;
@@ -159,7 +160,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
-    most = SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
+    if (SLIM_REAL_IS_FLOAT && mean)
+      most = slimAddUnits(mean, unit, (const float*)(const void*)sb, (float*)(void*)u);
+    else
+      most = SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
   } else {
     most = SLIM_NAME(maxBits)(in, n);
@@ -187,13 +191,12 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const bool sampled = stats && unit % SLIM_SAMPLE == 0;
   if (!sampled && !(s && write)) return;
 
-  if (s) { /* long loops over what is in L1 leave the hardware's prefetchers behind */
+  if (s && !mean) { /* long loops over what is in L1 leave the hardware's prefetchers behind */
     slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
     slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
   }
   if (SLIM_REAL_IS_FLOAT && !sampled && !partial && f->kind == slimFeedbackEf && slimIsAdded(slimRoot(tree))) {
-    const uint8_t* const sent = payload;
-    slimAddUnits(tree, layout, &sent, 1, unit, -1, (const float*)(const void*)in, 1, (float*)(void*)sb);
+    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)sb);
     if (f->bf16) SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, scratch);
     return;
   }
@@ -234,7 +237,7 @@ static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* la
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
     SLIM_NAME(encodeValues)
-    (p->direction, &p->stamp, layout, survey, p->payload, unit, nv, p->first + off, x,
+    (p->direction, &p->stamp, layout, survey, p->payload, unit, nv, p->first + off, x, NULL,
      SLIM_NAME(memoryAt)(p->direction, p->s, off), p->v ? (REAL*)p->v + off : NULL,
      p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
   }
@@ -252,49 +255,61 @@ static void SLIM_NAME(store)(slimDataType_t type, void* y, uint64_t off, uint32_
   SLIM_NAME(fromReals)(type, out, nv, (uint8_t*)y + off * slimTypeBytes(type));
 }
 
-/* Mean over ranks, the receiver's shift, and either the downlink's payload or y. step: elements looked at at a time. */
+/* The mean over ranks of one unit (or step of a piece) of n values; false: one of them is flagged. v: n floats; wide:
+ * n reals, of double. */
+static bool SLIM_NAME(meanOfUnit)(const slimReducePass* p, slimSource* source, uint64_t unit, uint32_t nv, uint32_t n,
+                                  REAL* restrict sum, REAL* restrict wide, float* restrict v, float* scratch) {
+  const REAL weight = (REAL)p->weight;
+  bool whole = true;
+  int added = 0;
+  SLIM_ASSUME_BLOCK(n);
+  for (int r = 0; r < p->ranks; r++) {
+    int exponent;
+    float* to = SLIM_REAL_IS_FLOAT && !added ? (float*)(void*)sum : v;
+    if (!slimSourceUnit(&source[r], unit, nv, p->first + unit * n, to, &exponent, scratch)) {
+      whole = false;
+      continue;
+    }
+    const REAL* one = (const REAL*)(void*)v;
+    if (!SLIM_REAL_IS_FLOAT) {
+      SLIM_NAME(widen)(added ? wide : sum, v, n, exponent);
+      one = wide;
+    }
+    added++;
+    if (added == 2) /* the sum starts at +0 */
+      for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) + one[i];
+    else if (added > 2)
+      for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
+  }
+  if (!added) memset(sum, 0, n * sizeof(REAL));
+  for (uint32_t i = nv; i < n; i++) sum[i] = 0;
+  for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) * weight;
+  return whole;
+}
+
+/* Mean over ranks, the receiver's shift, and either the downlink's payload or y. */
 static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, const slimLayout* down, uint64_t u0,
                                    uint64_t u1, slimPassStats* stats, float* scratch) {
-  const uint32_t n = slimSourceStep(p->up->tree);
+  const slimTree* tree = p->up->tree;
+  const uint32_t n = slimSourceStep(tree); /* elements looked at at a time */
   REAL* sum = SLIM_NAME(buffer)(&scratch, n);
   REAL* wide = SLIM_REAL_IS_FLOAT ? NULL : SLIM_NAME(buffer)(&scratch, n);
   float* v = scratch;
   scratch += n;
-  const REAL weight = (REAL)p->weight, nu = (REAL)p->up->feedback.nu, lambda = (REAL)p->up->feedback.lambda;
+  const REAL nu = (REAL)p->up->feedback.nu, lambda = (REAL)p->up->feedback.lambda;
+  const slimMean mean = {tree, source->layout, p->payloads, p->ranks, (float)p->weight};
+  const bool adds = SLIM_REAL_IS_FLOAT && !slimSelector(tree) && slimIsAdded(slimRoot(tree));
+  const bool own = p->down && p->down->feedback.kind == slimFeedbackEf;
   for (uint64_t unit = u0; unit < u1; unit++) {
     const uint64_t off = unit * n;
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
-    bool flagged = false;
-    int added = 0;
-    SLIM_ASSUME_BLOCK(n);
-    bool together = SLIM_REAL_IS_FLOAT && nv == n && !slimSelector(p->up->tree) && slimIsAdded(slimRoot(p->up->tree));
+    bool flagged = false, together = adds && nv == n;
     for (int r = 0; r < p->ranks; r++) together = together && !slimFlaggedAt(source->layout, p->payloads[r], unit);
-    if (together)
-      slimAddUnits(p->up->tree, source->layout, p->payloads, p->ranks, unit, 1, NULL, (float)weight,
-                   (float*)(void*)sum);
-    for (int r = 0; r < p->ranks && !together; r++) {
-      int exponent;
-      float* to = SLIM_REAL_IS_FLOAT && !added ? (float*)(void*)sum : v;
-      if (!slimSourceUnit(&source[r], unit, nv, p->first + off, to, &exponent, scratch)) {
-        flagged = true;
-        continue;
-      }
-      const REAL* one = (const REAL*)(void*)v;
-      if (!SLIM_REAL_IS_FLOAT) {
-        SLIM_NAME(widen)(added ? wide : sum, v, n, exponent);
-        one = wide;
-      }
-      added++;
-      if (added == 2) /* the sum starts at +0 */
-        for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) + one[i];
-      else if (added > 2)
-        for (uint32_t i = 0; i < n; i++) sum[i] += one[i];
-    }
-    if (!together) {
-      if (!added) memset(sum, 0, n * sizeof(REAL));
-      for (uint32_t i = nv; i < n; i++) sum[i] = 0;
-      for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) * weight;
-    }
+    const bool fused = together && own && p->e && !p->h && !(stats && unit % SLIM_SAMPLE == 0);
+    if (!together)
+      flagged = !SLIM_NAME(meanOfUnit)(p, source, unit, nv, n, sum, wide, v, scratch);
+    else if (!fused)
+      slimAddUnits(&mean, unit, NULL, (float*)(void*)sum);
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
@@ -312,9 +327,8 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
       slimFlagUnit(p->down->tree, down, p->payload, unit, nv);
       if (stats) stats->flagged++;
     } else {
-      const bool own = p->down->feedback.kind == slimFeedbackEf;
       SLIM_NAME(encodeValues)
-      (p->down, &p->stamp, down, NULL, p->payload, unit, nv, p->first + off, sum,
+      (p->down, &p->stamp, down, NULL, p->payload, unit, nv, p->first + off, sum, fused ? &mean : NULL,
        SLIM_NAME(memoryAt)(p->down, p->e, off), NULL, 0, own, stats, scratch);
     }
   }
