@@ -97,6 +97,23 @@ static inline uint32_t slimBelowZero(slimVector x) {
 #endif
 }
 
+/* Bit j: key j is at least t. */
+static inline uint32_t slimAtLeast(const int32_t* keys, int32_t t) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epi32_mask(_mm512_loadu_si512(keys), _mm512_set1_epi32(t));
+#elif defined(__AVX2__)
+  const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(t), _mm256_loadu_si256((const __m256i*)(const void*)keys));
+  return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(below)) ^ 0xff;
+#elif defined(__SSE2__)
+  const __m128i below = _mm_cmplt_epi32(_mm_loadu_si128((const __m128i*)(const void*)keys), _mm_set1_epi32(t));
+  return (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(below)) ^ 15;
+#else
+  uint32_t mask = 0;
+  for (uint32_t j = 0; j < SLIM_LANES; j++) mask |= (uint32_t)(keys[j] >= t) << j;
+  return mask;
+#endif
+}
+
 /* Sign bits of lanes j … of 32, from their bit stream. j is a constant multiple of SLIM_LANES. */
 static inline slimBitsVector slimSignsOf(uint32_t stream, uint32_t j) {
   const slimBitsVector lane = SLIM_LIST16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);

@@ -63,28 +63,38 @@ SLIM_FN void slimTopkKeys(int32_t* restrict keys, const float* restrict v, uint3
 SLIM_FN int32_t slimRandkKey(uint32_t word) { return (int32_t)(word ^ 0x7fffffffu); }
 
 #ifndef SLIM_CUDA
-/* The largest t with at least k keys ≥ t. n is a multiple of 16. */
-static inline int32_t slimKthLargest(const int32_t* restrict keys, uint32_t n, uint32_t k) {
-  uint32_t t = 0;
-  for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+/* A t that at most k keys are above and at least k not below; of less than that precision where `rounds` are used up:
+ * at least k not below. No key that matters is below `least`. n is a multiple of 16. */
+static inline int32_t slimThreshold(const int32_t* restrict keys, uint32_t n, uint32_t k, int32_t least,
+                                    uint32_t rounds) {
+  int32_t most = least;
+  for (uint32_t i = 0; i < n; i++) most = keys[i] > most ? keys[i] : most;
+  const uint32_t differ = (uint32_t)least ^ (uint32_t)most; /* the bits above have them all */
+  if (!differ) return least;
+  uint32_t bit = 1u << (31 - __builtin_clz(differ)), t = ((uint32_t)most ^ 0x80000000u) & ~(bit | (bit - 1));
+  for (; bit && rounds; bit >>= 1, rounds--) {
     const int32_t at = (int32_t)((t | bit) ^ 0x80000000u);
     int32_t count = 0;
     for (uint32_t i = 0; i < n; i++) count += keys[i] >= at;
-    if ((uint32_t)count >= k) t |= bit;
+    if ((uint32_t)count == k) return at - 1;
+    if ((uint32_t)count > k) t |= bit;
   }
   return (int32_t)(t ^ 0x80000000u);
 }
 
-/* Indices of keys ≥ t, ascending; mask is scratch of n bytes. n is a multiple of 64. */
-static inline uint32_t slimKeysAtLeast(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, int32_t t,
-                                       uint8_t* restrict mask) {
-  SLIM_ASSUME_BLOCK(n);
-  for (uint32_t i = 0; i < n; i++) mask[i] = keys[i] >= t;
+/* Indices of keys ≥ t, ascending; up to two places behind them are written, too. n is a multiple of 64. */
+static inline uint32_t slimKeysAtLeast(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, int32_t t) {
   uint32_t count = 0;
-  for (uint32_t i = 0; i < n; i += 8) {
-    uint64_t m;
-    memcpy(&m, mask + i, 8);
-    for (; m; m &= m - 1) index[count++] = (uint16_t)(i + (uint32_t)__builtin_ctzll(m) / 8);
+  SLIM_ASSUME_BLOCK(n);
+  for (uint32_t i = 0; i < n; i += 32) {
+    uint32_t w = 0;
+    for (uint32_t j = 0; j < 32; j += SLIM_LANES) w |= slimAtLeast(keys + i + j, t) << j;
+    uint16_t* next = index + count;
+    count += (uint32_t)__builtin_popcount(w);
+    do /* mostly none or one: two at a time, so that the branch is foreseen */
+      for (uint32_t twice = 0; twice < 2; twice++, w &= w - 1)
+        *next++ = (uint16_t)(i + (uint32_t)__builtin_ctz(w | 1u << 31));
+    while (w);
   }
   return count;
 }
@@ -94,28 +104,35 @@ static inline void slimSelectLargest(uint16_t* restrict index, const int32_t* re
                                      float* scratch) {
   SLIM_ASSUME_BLOCK(n);
   uint16_t* candidates = (uint16_t*)(void*)scratch;
-  uint8_t* mask = (uint8_t*)(candidates + n);
   int32_t* few = (int32_t*)(void*)(scratch + n);
   /* The k-th largest of the column maxima is a lower bound, with at least k keys at or above it. */
   const uint32_t columns = n / 16;
   uint32_t count = n;
+  int32_t bound = INT32_MIN;
   if (columns >= 64 && k <= columns) {
+    int32_t least = INT32_MAX;
     for (uint32_t c = 0; c < columns; c++) few[c] = keys[c];
     for (uint32_t r = 1; r < 16; r++)
       for (uint32_t c = 0; c < columns; c++) few[c] = keys[r * columns + c] > few[c] ? keys[r * columns + c] : few[c];
-    count = slimKeysAtLeast(candidates, keys, n, slimKthLargest(few, columns, k), mask);
+    for (uint32_t c = 0; c < columns; c++) least = few[c] < least ? few[c] : least;
+    bound = slimThreshold(few, columns, k, least, 12);
+    count = slimKeysAtLeast(candidates, keys, n, bound);
   } else {
     for (uint32_t i = 0; i < n; i++) candidates[i] = (uint16_t)i;
   }
   for (uint32_t i = 0; i < count; i++) few[i] = keys[candidates[i]];
   const uint32_t padded = (uint32_t)slimRoundUp(count, 16);
   for (uint32_t i = count; i < padded; i++) few[i] = INT32_MIN;
-  const int32_t t = slimKthLargest(few, padded, k);
+  const int32_t t = slimThreshold(few, padded, k, bound, 32);
   uint32_t above = 0, taken = 0;
   for (uint32_t i = 0; i < count; i++) above += few[i] > t;
   uint32_t ties = k - above;
-  for (uint32_t i = 0; i < count && taken < k; i++)
-    if (few[i] > t || (few[i] == t && ties && ties--)) index[taken++] = candidates[i];
+  for (uint32_t i = 0; i < count && taken < k; i++) {
+    const bool tie = few[i] == t && ties;
+    index[taken] = candidates[i];
+    taken += tie || few[i] > t;
+    ties -= tie;
+  }
 }
 
 #endif

@@ -316,7 +316,7 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
       keysOf(context, off, nv, keys, v, rest);
       for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
       uint16_t* found = (uint16_t*)(void*)rest;
-      const uint32_t m = slimKeysAtLeast(found, keys, SLIM_PIECE_STEP, bound, mask);
+      const uint32_t m = slimKeysAtLeast(found, keys, SLIM_PIECE_STEP, bound);
       if (count + m > room) break;
       for (uint32_t i = 0; i < m; i++, count++) {
         candidateKey[count] = keys[found[i]];
