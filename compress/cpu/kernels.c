@@ -262,100 +262,120 @@ static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64
   for (uint32_t i = 0; i < n; i++) keys[i] = slimRandkKey((uint32_t)keys[i]);
 }
 
-/* Keys (and, where v is wanted, values) of SLIM_PIECE_STEP elements from off, nv of them valid. */
-typedef void slimKeysOf(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v, float* scratch);
+/* Keys (and, where v is wanted, values) of n elements from off, nv of them valid. n: a multiple of 64, at most
+ * SLIM_PIECE_STEP. */
+typedef void slimKeysOf(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
+                        float* scratch);
 
 static bool slimSelectsFew(uint64_t n, uint64_t k) { return 32 * k <= n; }
 
+enum { SLIM_SAMPLE_PARTS = 1024 }; /* of 64 keys each, at most */
+/* A key that some more than k of n are probably not below, from a sample of them. */
+static int32_t slimSampledBound(slimKeysOf* keysOf, const void* context, uint64_t n, uint64_t k, int32_t* sample,
+                                float* v, float* scratch) {
+  enum { each = SLIM_MIN_BLOCK };
+  const uint64_t parts = n / (8 * each) < SLIM_SAMPLE_PARTS ? n / (8 * each) : SLIM_SAMPLE_PARTS;
+  const double expected = (double)k * (double)(each * parts) / (double)n;
+  const uint64_t rank = (uint64_t)(expected + 4 * sqrt(expected) + 8);
+  if (rank > each * parts) return INT32_MIN;
+  for (uint64_t i = 0; i < parts; i++)
+    keysOf(context, n / each * i / parts * each, each, each, sample + i * each, v, scratch);
+  return slimThreshold(sample, (uint32_t)(each * parts), (uint32_t)rank, INT32_MIN, 16);
+}
+
+/* Keys that may be among the k largest. */
+typedef struct {
+  int32_t* key;
+  uint32_t* index; /* ascending */
+  float* value;
+  uint64_t count;
+} slimCandidates;
+/* Keeps the k largest, ties to the lowest index; the least of them. */
+static int32_t slimKeepLargest(slimCandidates* c, uint64_t k, slimSelection* selection) {
+  enum { together = 256 };
+  slimSelectionStart(selection, k);
+  while (!slimSelectionDone(selection)) {
+    for (uint64_t i = 0; i < c->count; i += together)
+      slimSelectionCount(selection, c->key + i, (uint32_t)(c->count - i < together ? c->count - i : together));
+    slimSelectionNarrow(selection);
+  }
+  const int32_t t = (int32_t)(selection->low ^ 0x80000000u);
+  uint64_t kept = 0;
+  for (uint64_t i = 0; i < c->count; i++) {
+    const bool tie = c->key[i] == t && selection->need;
+    const bool keep = c->key[i] > t || tie;
+    c->key[kept] = c->key[i];
+    c->index[kept] = c->index[i];
+    c->value[kept] = c->value[i];
+    kept += keep;
+    selection->need -= tie;
+  }
+  c->count = kept;
+  return t;
+}
+
 /* Indices of the k largest of n keys, ascending, ties to the lowest; their values, unless values is NULL; the largest
- * key of all where few are selected, unless largest is NULL. Two passes where few are: the k-th largest of the maxima
- * of 16 keys each is a lower bound, and few keys lie above it. Else four. */
+ * key of all where few are selected, unless largest is NULL. One pass where few are, over a bound that a sample
+ * suggests; where that was too high, and else, four. */
 static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uint64_t n, uint64_t k, uint32_t* index,
                                     float* values, int32_t* largest, float* scratch) {
   int32_t* keys = (int32_t*)(void*)scratch;
   float* v = scratch + SLIM_PIECE_STEP;
   uint8_t* mask = (uint8_t*)(v + SLIM_PIECE_STEP);
   float* rest = v + 2 * SLIM_PIECE_STEP;
-  enum { columns = SLIM_PIECE_STEP / 16 };
-  const uint64_t steps = (n + SLIM_PIECE_STEP - 1) / SLIM_PIECE_STEP, room = 2 * k + SLIM_PIECE_STEP;
   slimSelection selection;
   uint64_t taken = 0;
 
   if (slimSelectsFew(n, k)) {
-    int32_t* most = malloc(4 * (steps * columns + room) + 8 * room);
-    if (!most) return slimFail(slimSystemError, "no memory to select %llu values", (unsigned long long)k);
-    int32_t* candidateKey = most + steps * columns;
-    uint32_t* candidate = (uint32_t*)(candidateKey + room);
-    float* candidateValue = (float*)(void*)(candidate + room);
-    for (uint64_t step = 0; step < steps; step++) {
-      const uint64_t off = step * SLIM_PIECE_STEP;
+    const uint64_t sampled = SLIM_SAMPLE_PARTS * SLIM_MIN_BLOCK, least = 2 * k + SLIM_PIECE_STEP;
+    const uint64_t room = least > sampled ? least : sampled;
+    int32_t* memory = malloc(12 * room);
+    if (!memory) return slimFail(slimSystemError, "no memory to select %llu values", (unsigned long long)k);
+    slimCandidates c = {memory, (uint32_t*)memory + room, (float*)(void*)(memory + 2 * room), 0};
+    int32_t bound = slimSampledBound(keysOf, context, n, k, memory, v, rest);
+    for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
       const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-      keysOf(context, off, nv, keys, v, rest);
+      keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
       for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
-      int32_t* restrict m = most + step * columns;
-      memcpy(m, keys, 4 * columns);
-      for (uint32_t r = 1; r < 16; r++)
-        for (uint32_t c = 0; c < columns; c++) m[c] = keys[r * columns + c] > m[c] ? keys[r * columns + c] : m[c];
-    }
-    slimSelectionStart(&selection, k);
-    while (!slimSelectionDone(&selection)) {
-      for (uint64_t i = 0; i < steps * columns; i += columns) slimSelectionCount(&selection, most + i, columns);
-      slimSelectionNarrow(&selection);
-    }
-    const int32_t bound = (int32_t)(selection.low ^ 0x80000000u);
-    if (largest)
-      for (uint64_t i = 0; i < steps * columns; i += columns) {
-        const int32_t m = slimMostOf(most + i, columns);
-        *largest = m > *largest ? m : *largest;
+      if (largest) {
+        const int32_t most = slimMostOf(keys, SLIM_PIECE_STEP);
+        *largest = most > *largest ? most : *largest;
       }
-    uint64_t count = 0, step = 0;
-    for (; step < steps; step++) {
-      const uint64_t off = step * SLIM_PIECE_STEP;
-      const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-      if (slimMostOf(most + step * columns, columns) < bound) continue;
-      keysOf(context, off, nv, keys, v, rest);
-      for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
       uint16_t* found = (uint16_t*)(void*)rest;
-      const uint32_t m = slimKeysAtLeast(found, keys, SLIM_PIECE_STEP, bound);
-      if (count + m > room) break;
-      for (uint32_t i = 0; i < m; i++, count++) {
-        candidateKey[count] = keys[found[i]];
-        candidate[count] = (uint32_t)off + found[i];
-        candidateValue[count] = v[found[i]];
+      uint32_t m = slimKeysAtLeast(found, keys, SLIM_PIECE_STEP, bound);
+      while (m && found[m - 1] >= nv) m--; /* a key may be INT32_MIN, too */
+      if (c.count + m > room) {            /* later keys must be above the least that is kept */
+        const int32_t t = slimKeepLargest(&c, k, &selection);
+        bound = t < INT32_MAX ? t + 1 : t;
+      }
+      for (uint32_t i = 0; i < m; i++) {
+        c.key[c.count] = keys[found[i]];
+        c.index[c.count] = (uint32_t)off + found[i];
+        c.value[c.count++] = v[found[i]];
       }
     }
-    if (step == steps) {
-      slimSelectionStart(&selection, k);
-      while (!slimSelectionDone(&selection)) {
-        for (uint64_t i = 0; i < count; i += columns)
-          slimSelectionCount(&selection, candidateKey + i, (uint32_t)(count - i < columns ? count - i : columns));
-        slimSelectionNarrow(&selection);
-      }
-      const int32_t t = (int32_t)(selection.low ^ 0x80000000u);
-      for (uint64_t i = 0; i < count; i++) {
-        if (candidateKey[i] < t || (candidateKey[i] == t && !selection.need)) continue;
-        selection.need -= candidateKey[i] == t;
-        if (values) values[taken] = candidateValue[i];
-        index[taken++] = candidate[i];
-      }
-      free(most);
+    if (c.count >= k) {
+      slimKeepLargest(&c, k, &selection);
+      memcpy(index, c.index, 4 * k);
+      if (values) memcpy(values, c.value, 4 * k);
+      free(memory);
       return slimSuccess;
     }
-    free(most); /* many ties at the bound */
+    free(memory);
   }
 
   slimSelectionStart(&selection, k);
   while (!slimSelectionDone(&selection)) {
     for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
       const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-      keysOf(context, off, nv, keys, v, rest);
+      keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
       slimSelectionCount(&selection, keys, nv);
     }
     slimSelectionNarrow(&selection);
   }
   for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
     const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-    keysOf(context, off, nv, keys, v, rest);
+    keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
     const uint64_t before = taken;
     taken = slimSelectionTake(&selection, keys, nv, (uint32_t)off, index, taken, mask);
     for (uint64_t i = before; values && i < taken; i++) values[i] = v[index[i] - off];
@@ -425,10 +445,11 @@ typedef struct {
   const slimDraw* draw;
   uint64_t first;
 } slimDrawnKeys;
-static void slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v, float* scratch) {
+static void slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
+                          float* scratch) {
   const slimDrawnKeys* drawn = context;
   (void)nv, (void)scratch;
-  slimPieceKeys(drawn->selector, drawn->draw, drawn->first + off, v, SLIM_PIECE_STEP, keys);
+  slimPieceKeys(drawn->selector, drawn->draw, drawn->first + off, v, n, keys);
 }
 
 static uint32_t slimSourceStep(const slimTree* tree) { return slimSelector(tree) ? SLIM_PIECE_STEP : tree->unit; }

@@ -168,6 +168,8 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   } else {
     most = SLIM_NAME(maxBits)(in, n);
   }
+  /* Long loops over what is in L1 leave the hardware's prefetchers behind; x now and s later, to spread the load. */
+  if (s && !mean) slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
   bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
@@ -191,10 +193,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const bool sampled = stats && unit % SLIM_SAMPLE == 0;
   if (!sampled && !(s && write)) return;
 
-  if (s && !mean) { /* long loops over what is in L1 leave the hardware's prefetchers behind */
-    slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
-    slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
-  }
+  if (s && !mean) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
   if (SLIM_REAL_IS_FLOAT && !sampled && !partial && f->kind == slimFeedbackEf && slimIsAdded(slimRoot(tree))) {
     slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)sb);
     if (f->bf16) SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, scratch);
@@ -575,11 +574,11 @@ typedef struct {
   const slimDraw* draw;
   int exponent;
 } SLIM_NAME(pieceKeys);
-static void SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t nv, int32_t* keys, float* v,
+static void SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
                                    float* scratch) {
   const SLIM_NAME(pieceKeys)* k = context;
-  SLIM_NAME(pieceValues)(k->pass, off, nv, SLIM_PIECE_STEP, k->exponent, v, scratch);
-  slimPieceKeys(slimSelector(k->pass->direction->tree), k->draw, k->pass->first + off, v, SLIM_PIECE_STEP, keys);
+  SLIM_NAME(pieceValues)(k->pass, off, nv, n, k->exponent, v, scratch);
+  slimPieceKeys(slimSelector(k->pass->direction->tree), k->draw, k->pass->first + off, v, n, keys);
 }
 
 static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLayout* layout, slimPassStats* stats,

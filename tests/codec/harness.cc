@@ -21,16 +21,16 @@ using ref::Type;
 // ---- Inputs ---------------------------------------------------------------------------------------------------------
 
 const char* nameOf(Input input) {
-  static const char* const kNames[] = {"normal",   "laplace", "heavy tail", "sparse",   "constant",
-                                       "denormal", "zero",    "huge",       "tiny",     "spike",
-                                       "scales",   "ties",    "integer",    "plateaus", "non-finite"};
+  static const char* const kNames[] = {"normal",  "laplace",  "heavy tail", "sparse", "constant",  "denormal",
+                                       "zero",    "huge",     "tiny",       "spike",  "scales",    "ties",
+                                       "integer", "plateaus", "rising",     "comb",   "non-finite"};
   return kNames[static_cast<int>(input)];
 }
 
 const std::vector<Input> kFiniteInputs = {Input::kNormal,   Input::kLaplace,  Input::kHeavyTail, Input::kSparse,
                                           Input::kConstant, Input::kDenormal, Input::kZero,      Input::kHuge,
                                           Input::kTiny,     Input::kSpike,    Input::kScales,    Input::kTies,
-                                          Input::kInteger,  Input::kPlateaus};
+                                          Input::kInteger,  Input::kPlateaus, Input::kRising,    Input::kComb};
 
 Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
   // Only the engine's bits are used: the standard distributions differ between libraries.
@@ -90,6 +90,12 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
       case Input::kPlateaus:
         if (i % 64 == 0) plateau = 0.1 + uniform();
         value = sign * plateau;
+        break;
+      case Input::kRising:
+        value = sign * static_cast<double>(i + 1) / 64;
+        break;
+      case Input::kComb:
+        value = i % 512 == 0 ? sign * (5 + uniform()) : 0.1 * normal();
         break;
       case Input::kNonFinite: {
         value = normal();

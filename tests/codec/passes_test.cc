@@ -261,6 +261,21 @@ const Spec kLong[] = {
 };
 INSTANTIATE_TEST_SUITE_P(Specs, LongPieces, testing::ValuesIn(kLong));
 
+// Selectors of a piece take few values in one pass above a guessed bound: also where the guess is far off.
+TEST(PieceWideSelectors, AnyDistribution) {
+  for (const char* spec : {"ef(topk(ratio=0.01,scope=chunk))", "ef(topk(k=3,scope=global))"})
+    for (Input input : kFiniteInputs) {
+      Scenario run;
+      run.up = run.down = spec;
+      run.input = input;
+      run.n = 65536;
+      run.ranks = 2;
+      run.steps = 1;
+      compareWithReference(run);
+      if (HasFailure()) return;
+    }
+}
+
 TEST(InstructionSets, TheLastOneListedIsTheDefault) {
   std::vector<std::string> sets = instructionSets();
   ASSERT_FALSE(sets.empty());
