@@ -107,12 +107,11 @@ static bool slimEncodeUnit(const slimTree* tree, const slimLayout* layout, uint8
              slimSectionBytes(tree->section[i], tree->unit, nv));
   return true;
 }
-static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
-                           uint32_t nv, const slimBlock* region, float* out) {
-  uint8_t* sec[SLIM_MAX_SECTIONS];
+/* Sections of one unit as the decoder wants them. The scratch behind them. */
+static float* slimReadSections(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
+                               uint32_t nv, uint8_t** sec, float* scratch) {
   const bool partial = nv < tree->unit;
-  slimBlock b = *region;
-  b.scratch = slimUnitSections(tree, layout, (uint8_t*)(uintptr_t)payload, unit, partial, sec, b.scratch);
+  scratch = slimUnitSections(tree, layout, (uint8_t*)(uintptr_t)payload, unit, partial, sec, scratch);
   if (partial)
     for (uint32_t i = 0; i < tree->sections; i++) {
       const size_t have = slimSectionBytes(tree->section[i], tree->unit, nv);
@@ -121,7 +120,42 @@ static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const
     }
   else
     for (uint32_t i = 0; i < tree->sections; i++) slimPrefetch(sec[i] + tree->section[i].bytes, tree->section[i].bytes);
+  return scratch;
+}
+static void slimDecodeUnit(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
+                           uint32_t nv, const slimBlock* region, float* out) {
+  uint8_t* sec[SLIM_MAX_SECTIONS];
+  slimBlock b = *region;
+  b.scratch = slimReadSections(tree, layout, payload, unit, nv, sec, b.scratch);
   slimDecodeNode(slimRoot(tree), &b, sec, out);
+}
+
+/* Selectors send few values. */
+static bool slimIsSparse(const slimTree* tree) {
+  const slimOp op = slimRoot(tree)->op;
+  return slimSelector(tree) || op == slimOp_topk || op == slimOp_randk;
+}
+/* The indices and values of a block; 0 or how many. */
+static inline uint32_t slimDecodeSelected(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                          slimSelected* s) {
+  if (node->chance < 1 && !*sec[node->sections - 1]) return 0;
+  *s = slimSelectedOf(node, b);
+  uint8_t* temp[SLIM_MAX_SECTIONS];
+  slimSelectedSections(node, s, temp);
+  slimDecodeIndices(node, b, s, sec);
+  slimUncutSections(node, sec, temp);
+  slimDecodeNode(slimInner(node, 0), &s->block, temp, s->values);
+  return s->taken;
+}
+/* out += factor·û of a block's selector; factor is 1 or −1. */
+static void slimAddSelected(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
+                            uint32_t nv, const slimBlock* region, float factor, float* out) {
+  uint8_t* sec[SLIM_MAX_SECTIONS];
+  slimBlock b = *region;
+  slimSelected s;
+  b.scratch = slimReadSections(tree, layout, payload, unit, nv, sec, b.scratch);
+  const uint32_t taken = slimDecodeSelected(slimRoot(tree), &b, sec, &s);
+  for (uint32_t i = 0; i < taken; i++) out[s.index[i] & (b.size - 1)] += factor * s.values[i];
 }
 
 static void slimFlagUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit, uint32_t nv) {
@@ -478,9 +512,10 @@ static slimResult_t slimSourceOpen(slimSource* source, const slimTree* tree, con
 }
 static void slimSourceClose(slimSource* source) { free(source->index); }
 
-/* û of a unit (or step of a piece) as floats, to be multiplied by 2^exponent; false: flagged. Units come in order. */
-static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint64_t first, float* out, int* exponent,
-                           float* scratch) {
+/* û of a unit (or step of a piece) as floats, to be multiplied by 2^exponent; false: flagged. Units come in order.
+ * add: of a sparse tree, it is added to out. */
+static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint64_t first, bool add, float* out,
+                           int* exponent, float* scratch) {
   const slimLayout* layout = source->layout;
   const uint64_t flag = slimSelector(source->tree) ? 0 : unit;
   *exponent = 0;
@@ -496,13 +531,19 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
                               scratch,
                               slimLambdaIn(source->lambda, source->wide, unit, *exponent),
                               NULL};
-    slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
+    if (add)
+      slimAddSelected(source->tree, layout, source->payload, unit, nv, &region, 1, out);
+    else
+      slimDecodeUnit(source->tree, layout, source->payload, unit, nv, &region, out);
     return true;
   }
   const uint64_t off = unit * SLIM_PIECE_STEP;
-  memset(out, 0, 4 * SLIM_PIECE_STEP);
+  if (!add) memset(out, 0, 4 * SLIM_PIECE_STEP);
   for (; source->at < layout->values && source->index[source->at] < off + nv; source->at++)
-    if (source->index[source->at] >= off) out[source->index[source->at] - off] = source->values[source->at];
+    if (source->index[source->at] >= off) {
+      float* one = out + (source->index[source->at] - off);
+      *one = add ? *one + source->values[source->at] : source->values[source->at];
+    }
   return true;
 }
 

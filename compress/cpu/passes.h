@@ -89,10 +89,17 @@ static inline SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x,
 
 /* Statistics: sums of squares, in no order that anything else depends on. */
 static inline double SLIM_NAME(square)(const REAL* a, uint32_t n) {
-  RVEC sum = {0};
+  RVEC sum[4] = {{0}}; /* additions take their time */
   double total = 0;
-  for (uint32_t i = 0; i < n; i += RLANES) sum += *(const RVEC*)(a + i) * *(const RVEC*)(a + i);
-  for (uint32_t j = 0; j < RLANES; j++) total += (double)sum[j];
+  uint32_t i = 0;
+  for (; i + 4 * RLANES <= n; i += 4 * RLANES)
+    for (uint32_t j = 0; j < 4; j++) {
+      const RVEC x = *(const RVEC*)(a + i + j * RLANES);
+      sum[j] += x * x;
+    }
+  for (; i < n; i += RLANES) sum[0] += *(const RVEC*)(a + i) * *(const RVEC*)(a + i);
+  sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (uint32_t j = 0; j < RLANES; j++) total += (double)sum[0][j];
   return total;
 }
 static void SLIM_NAME(count)(const REAL* x, const REAL* u, const REAL* sent, uint32_t n, slimPassStats* stats) {
@@ -169,7 +176,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
     most = SLIM_NAME(maxBits)(in, n);
   }
   /* Long loops over what is in L1 leave the hardware's prefetchers behind; x now and s later, to spread the load. */
-  if (s && !mean) slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
+  if (!mean) slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
   bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
@@ -191,11 +198,26 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   }
   if (!SLIM_REAL_IS_FLOAT) memcpy(payload + layout->exponents + 4 * unit, &exponent, 4);
   const bool sampled = stats && unit % SLIM_SAMPLE == 0;
-  if (!sampled && !(s && write)) return;
+  const bool keeps = s && write;
+  if (!sampled && !keeps) return;
 
   if (s && !mean) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
-  if (SLIM_REAL_IS_FLOAT && !sampled && !partial && f->kind == slimFeedbackEf && slimIsAdded(slimRoot(tree))) {
-    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)sb);
+  if (SLIM_REAL_IS_FLOAT && !partial && (!keeps || f->kind == slimFeedbackEf) && slimIsAdded(slimRoot(tree))) {
+    REAL* rest = keeps ? sb : (REAL*)(void*)scratch;
+    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)rest);
+    if (sampled) {
+      const double xx = SLIM_NAME(square)(x, n), error = SLIM_NAME(square)(rest, n);
+      stats->xx += xx;
+      stats->uu += in == x ? xx : SLIM_NAME(square)(in, n);
+      stats->error += error;
+      if (keeps) stats->ss += error;
+    }
+    if (keeps && f->bf16) SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, scratch);
+    return;
+  }
+  if (SLIM_REAL_IS_FLOAT && !sampled && !partial && f->kind == slimFeedbackEf && slimIsSparse(tree)) {
+    memcpy(sb, in, n * sizeof(REAL));
+    slimAddSelected(tree, layout, payload, unit, nv, &region, -1, (float*)(void*)sb);
     if (f->bf16) SLIM_NAME(storeMemory)(s, sb, nv, &draw, first, scratch);
     return;
   }
@@ -210,7 +232,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   if (partial)
     for (uint32_t i = nv; i < n; i++) sent[i] = 0;
   if (sampled) SLIM_NAME(count)(x, in, sent, n, stats);
-  if (s && write) {
+  if (keeps) {
     if (f->kind == slimFeedbackEf) { /* (s + x) − û, and u is s + x */
       SLIM_ASSUME_BLOCK(n);
       for (uint32_t i = 0; i < n; i++) sb[i] = in[i] - sent[i];
@@ -259,22 +281,25 @@ static void SLIM_NAME(store)(slimDataType_t type, void* y, uint64_t off, uint32_
 static bool SLIM_NAME(meanOfUnit)(const slimReducePass* p, slimSource* source, uint64_t unit, uint32_t nv, uint32_t n,
                                   REAL* restrict sum, REAL* restrict wide, float* restrict v, float* scratch) {
   const REAL weight = (REAL)p->weight;
+  const bool sparse = SLIM_REAL_IS_FLOAT && slimIsSparse(p->up->tree);
   bool whole = true;
   int added = 0;
   SLIM_ASSUME_BLOCK(n);
+  if (sparse) memset(sum, 0, n * sizeof(REAL));
   for (int r = 0; r < p->ranks; r++) {
     int exponent;
-    float* to = SLIM_REAL_IS_FLOAT && !added ? (float*)(void*)sum : v;
-    if (!slimSourceUnit(&source[r], unit, nv, p->first + unit * n, to, &exponent, scratch)) {
+    float* to = SLIM_REAL_IS_FLOAT && (!added || sparse) ? (float*)(void*)sum : v;
+    if (!slimSourceUnit(&source[r], unit, nv, p->first + unit * n, sparse, to, &exponent, scratch)) {
       whole = false;
       continue;
     }
+    added++;
+    if (sparse) continue;
     const REAL* one = (const REAL*)(void*)v;
     if (!SLIM_REAL_IS_FLOAT) {
-      SLIM_NAME(widen)(added ? wide : sum, v, n, exponent);
+      SLIM_NAME(widen)(added > 1 ? wide : sum, v, n, exponent);
       one = wide;
     }
-    added++;
     if (added == 2) /* the sum starts at +0 */
       for (uint32_t i = 0; i < n; i++) sum[i] = (0 + sum[i]) + one[i];
     else if (added > 2)
@@ -431,7 +456,7 @@ static void SLIM_NAME(decodeUnits)(const slimDecodePass* p, slimSource* source, 
     const bool direct = SLIM_REAL_IS_FLOAT && p->type == slimFloat32 && !p->h && p->factor == 1 && nv == n;
     float* to = direct ? (float*)p->y + off : v;
     REAL* common = p->lambda ? (REAL*)p->lambda + unit : NULL;
-    if (!slimSourceUnit(source, unit, nv, p->first + off, to, &exponent, scratch)) {
+    if (!slimSourceUnit(source, unit, nv, p->first + off, false, to, &exponent, scratch)) {
       if (p->y) slimStoreNan(p->type, p->y, off, nv);
       if (common) *common = 0;
       continue;
@@ -467,7 +492,7 @@ static void SLIM_NAME(cancelUnits)(const slimDecodePass* p, slimSource* source, 
   for (uint64_t off = 0, unit = 0; off < p->n; off += n, unit++) {
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     int exponent;
-    if (!slimSourceUnit(source, unit, nv, p->first + off, v, &exponent, scratch)) continue;
+    if (!slimSourceUnit(source, unit, nv, p->first + off, false, v, &exponent, scratch)) continue;
     SLIM_NAME(widen)(wide, v, n, exponent);
     const REAL* xi = SLIM_NAME(load)(p->type, x, off, nv, n, xb);
     REAL* si = bf16 ? sb : (REAL*)s + off;

@@ -30,7 +30,7 @@ const char* nameOf(Input input) {
 const std::vector<Input> kFiniteInputs = {Input::kNormal,   Input::kLaplace,  Input::kHeavyTail, Input::kSparse,
                                           Input::kConstant, Input::kDenormal, Input::kZero,      Input::kHuge,
                                           Input::kTiny,     Input::kSpike,    Input::kScales,    Input::kTies,
-                                          Input::kInteger,  Input::kPlateaus, Input::kRising,    Input::kComb};
+                                          Input::kInteger,  Input::kPlateaus};
 
 Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
   // Only the engine's bits are used: the standard distributions differ between libraries.
