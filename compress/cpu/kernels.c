@@ -296,10 +296,10 @@ static void slimPieceKeys(const slimNode* selector, const slimDraw* draw, uint64
   for (uint32_t i = 0; i < n; i++) keys[i] = slimRandkKey((uint32_t)keys[i]);
 }
 
-/* Keys (and, where v is wanted, values) of n elements from off, nv of them valid. n: a multiple of 64, at most
- * SLIM_PIECE_STEP. */
-typedef void slimKeysOf(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
-                        float* scratch);
+/* Keys of n elements from off, nv of them valid; returns their values, in v unless they lie somewhere. n: a multiple of
+ * 64, at most SLIM_PIECE_STEP. */
+typedef const float* slimKeysOf(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
+                                float* scratch);
 
 static bool slimSelectsFew(uint64_t n, uint64_t k) { return 32 * k <= n; }
 
@@ -369,7 +369,7 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
     int32_t bound = slimSampledBound(keysOf, context, n, k, memory, v, rest);
     for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
       const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-      keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
+      const float* u = keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
       for (uint32_t i = nv; i < SLIM_PIECE_STEP; i++) keys[i] = INT32_MIN;
       if (largest) {
         const int32_t most = slimMostOf(keys, SLIM_PIECE_STEP);
@@ -385,7 +385,7 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
       for (uint32_t i = 0; i < m; i++) {
         c.key[c.count] = keys[found[i]];
         c.index[c.count] = (uint32_t)off + found[i];
-        c.value[c.count++] = v[found[i]];
+        c.value[c.count++] = u[found[i]];
       }
     }
     if (c.count >= k) {
@@ -409,10 +409,10 @@ static slimResult_t slimSelectPiece(slimKeysOf* keysOf, const void* context, uin
   }
   for (uint64_t off = 0; off < n; off += SLIM_PIECE_STEP) {
     const uint32_t nv = (uint32_t)(n - off < SLIM_PIECE_STEP ? n - off : SLIM_PIECE_STEP);
-    keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
+    const float* u = keysOf(context, off, nv, SLIM_PIECE_STEP, keys, v, rest);
     const uint64_t before = taken;
     taken = slimSelectionTake(&selection, keys, nv, (uint32_t)off, index, taken, mask);
-    for (uint64_t i = before; values && i < taken; i++) values[i] = v[index[i] - off];
+    for (uint64_t i = before; values && i < taken; i++) values[i] = u[index[i] - off];
   }
   return slimSuccess;
 }
@@ -479,11 +479,12 @@ typedef struct {
   const slimDraw* draw;
   uint64_t first;
 } slimDrawnKeys;
-static void slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
-                          float* scratch) {
+static const float* slimKeysDrawn(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
+                                  float* scratch) {
   const slimDrawnKeys* drawn = context;
   (void)nv, (void)scratch;
   slimPieceKeys(drawn->selector, drawn->draw, drawn->first + off, v, n, keys);
+  return v;
 }
 
 static uint32_t slimSourceStep(const slimTree* tree) { return slimSelector(tree) ? SLIM_PIECE_STEP : tree->unit; }

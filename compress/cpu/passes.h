@@ -599,11 +599,17 @@ typedef struct {
   const slimDraw* draw;
   int exponent;
 } SLIM_NAME(pieceKeys);
-static void SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys, float* v,
-                                   float* scratch) {
+static const float* SLIM_NAME(keysOfPiece)(const void* context, uint64_t off, uint32_t nv, uint32_t n, int32_t* keys,
+                                           float* v, float* scratch) {
   const SLIM_NAME(pieceKeys)* k = context;
-  SLIM_NAME(pieceValues)(k->pass, off, nv, n, k->exponent, v, scratch);
-  slimPieceKeys(slimSelector(k->pass->direction->tree), k->draw, k->pass->first + off, v, n, keys);
+  const slimEncodePass* p = k->pass;
+  const float* u = v;
+  if (SLIM_REAL_IS_FLOAT && p->type == slimFloat32 && !p->s && !p->v && nv == n)
+    u = (const float*)p->x + off;
+  else
+    SLIM_NAME(pieceValues)(p, off, nv, n, k->exponent, v, scratch);
+  slimPieceKeys(slimSelector(p->direction->tree), k->draw, p->first + off, u, n, keys);
+  return u;
 }
 
 static slimResult_t SLIM_NAME(encodePiece)(const slimEncodePass* p, const slimLayout* layout, slimPassStats* stats,

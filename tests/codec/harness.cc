@@ -23,7 +23,7 @@ using ref::Type;
 const char* nameOf(Input input) {
   static const char* const kNames[] = {"normal",  "laplace",  "heavy tail", "sparse", "constant",  "denormal",
                                        "zero",    "huge",     "tiny",       "spike",  "scales",    "ties",
-                                       "integer", "plateaus", "rising",     "comb",   "non-finite"};
+                                       "integer", "plateaus", "comb",       "gaps",   "non-finite"};
   return kNames[static_cast<int>(input)];
 }
 
@@ -91,11 +91,11 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
         if (i % 64 == 0) plateau = 0.1 + uniform();
         value = sign * plateau;
         break;
-      case Input::kRising:
-        value = sign * static_cast<double>(i + 1) / 64;
-        break;
       case Input::kComb:
         value = i % 512 == 0 ? sign * (5 + uniform()) : 0.1 * normal();
+        break;
+      case Input::kGaps:
+        value = i % 512 < 64 ? 0 : sign * static_cast<double>(i + 1) / 64;
         break;
       case Input::kNonFinite: {
         value = normal();
