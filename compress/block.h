@@ -55,13 +55,18 @@ SLIM_FN slimNormal slimNormalise(uint32_t maxBits) {
   return n;
 }
 
-#ifdef SLIM_CUDA
+#if defined(SLIM_WARP)
+#include "compress/cuda/warp.cuh"
+#elif defined(SLIM_CUDA)
 #include "compress/cuda/block.cuh"
 #else
 
 /* ---- What a thread block shares on the other target; here one thread does it all ------------------------------ */
 
 #define SLIM_EACH(i, n) for (uint32_t i = 0; i < (n); i++)
+#define SLIM_EACH_FROM(i, from, n) for (uint32_t i = (from); i < (n); i++)
+#define SLIM_BIT_OF(i) ((i) % 32)
+#define SLIM_FIRST_WORD(first) ((first) % 128 / 32)
 #define SLIM_EACH_VECTOR(i, n) for (uint32_t i = 0; i < (n); i += SLIM_LANES)
 /* The elements i + j, by words of 32 signs. */
 #define SLIM_EACH_WORD(i, n) for (uint32_t i = 0; i < (n); i += 32)
@@ -328,6 +333,31 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
 static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }
 static inline void slimStoreFloat(uint8_t* out, float x) { memcpy(out, &x, 4); }
 
+#endif
+
+#ifndef SLIM_WARP /* codecs read and write streams where they lie */
+SLIM_FN uint8_t* slimBytesOf(uint8_t* stream, float* scratch) {
+  (void)scratch;
+  return stream;
+}
+SLIM_FN uint16_t* slimHalvesOf(uint8_t* stream, float* scratch) {
+  (void)scratch;
+  return (uint16_t*)(void*)stream;
+}
+SLIM_FN void slimPutBytes(uint8_t* stream, const uint8_t* codes, uint32_t n) { (void)stream, (void)codes, (void)n; }
+SLIM_FN void slimPutHalves(uint8_t* stream, const uint16_t* codes, uint32_t n) { (void)stream, (void)codes, (void)n; }
+SLIM_FN void slimPutFloats(uint8_t* stream, const float* v, uint32_t n) { slimCopy(stream, v, 4 * n); }
+SLIM_FN const uint8_t* slimTakeBytes(const uint8_t* stream, float* scratch, uint32_t n) {
+  (void)scratch, (void)n;
+  return stream;
+}
+SLIM_FN const uint16_t* slimTakeHalves(const uint8_t* stream, float* scratch, uint32_t n) {
+  (void)scratch, (void)n;
+  return (const uint16_t*)(const void*)stream;
+}
+SLIM_FN void slimTakeFloats(float* v, const uint8_t* stream, uint32_t n) { slimCopy(v, stream, 4 * n); }
+/* Codes that bytes do not hold. */
+SLIM_FN bool slimIsWide(uint32_t bits) { return bits > 8; }
 #endif
 
 SLIM_FN float slimLoadFloat(const uint8_t* in) {

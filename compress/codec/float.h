@@ -48,35 +48,38 @@ static inline slimClass slimClass_bf16(const slimNode* node, double n) {
 
 SLIM_FN bool slimEncode_fp32(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
-  slimCopy(sec[0], v, 4 * b->size);
+  slimPutFloats(sec[0], v, b->size);
   return true;
 }
 SLIM_FN void slimDecode_fp32(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
-  slimCopy(out, sec[0], 4 * b->size);
+  slimTakeFloats(out, sec[0], b->size);
 }
 SLIM_FN bool slimEncode_fp16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
-  slimFloatsToHalvesSaturated((uint16_t*)(void*)sec[0], v, b->size);
+  uint16_t* restrict out = slimHalvesOf(sec[0], b->scratch);
+  slimFloatsToHalvesSaturated(out, v, b->size);
+  slimPutHalves(sec[0], out, b->size);
   return true;
 }
 SLIM_FN void slimDecode_fp16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
-  slimHalvesToFloats(out, (const uint16_t*)(const void*)sec[0], b->size);
+  slimHalvesToFloats(out, slimTakeHalves(sec[0], b->scratch, b->size), b->size);
 }
 SLIM_FN bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   (void)node;
-  uint16_t* restrict out = (uint16_t*)(void*)sec[0];
+  uint16_t* restrict out = slimHalvesOf(sec[0], b->scratch);
   SLIM_ASSUME_BLOCK(b->size);
   SLIM_EACH(i, b->size) {
     uint16_t c = slimToBf16(v[i]);
     out[i] = (c & 0x7fff) == 0x7f80 ? (uint16_t)(c - 1) : c;
   }
+  slimPutHalves(sec[0], out, b->size);
   return true;
 }
 SLIM_FN void slimDecode_bf16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
-  const uint16_t* restrict in = (const uint16_t*)(const void*)sec[0];
+  const uint16_t* restrict in = slimTakeHalves(sec[0], b->scratch, b->size);
   SLIM_ASSUME_BLOCK(b->size);
   SLIM_EACH(i, b->size) out[i] = slimFromBf16(in[i]);
 }

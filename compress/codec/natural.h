@@ -126,7 +126,7 @@ SLIM_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const 
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
   const uint16_t* restrict d = (const uint16_t*)(const void*)words;
   float* restrict w = b->scratch + slimRoundUp(size / 2, 64);
-  uint8_t* restrict exponents = sec[2];
+  uint8_t* restrict exponents = slimBytesOf(sec[2], w + size);
   SLIM_ASSUME_BLOCK(size);
   SLIM_EACH(i, size) {
     w[i] = v[i] * normal.p;
@@ -134,9 +134,10 @@ SLIM_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const 
   }
   SLIM_EACH(i, size) w[i] = exponents[i] ? w[i] : 0;
   slimPackSigns(sec[1], w, size);
+  slimPutBytes(sec[2], exponents, size);
   float scale = b->maxBits ? 1 : 0;
   if (node->lsq && b->maxBits) {
-    float* restrict q = w + size;
+    float* restrict q = w;
     float wq, qq;
     slimNaturalValues(q, exponents, size);
     SLIM_TREE_SUM(wq, size, i, slimAbs(slimLoad(v, i) * normal.p) * slimLoad(q, i));
@@ -150,7 +151,7 @@ SLIM_FN void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_
     slimDecodePowers(node, b, sec, out);
     return;
   }
-  const uint8_t* restrict exponents = sec[2];
+  const uint8_t* restrict exponents = slimTakeBytes(sec[2], b->scratch + b->size, b->size);
   float* restrict sign = b->scratch;
   slimUnpackSigns(sign, sec[1], b->size, slimLoadFloat(sec[0]));
   SLIM_ASSUME_BLOCK(b->size);

@@ -139,7 +139,8 @@ SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const f
   const bool common = b->lambda > 0; /* of all ranks; the scale is then what this one asks for */
   slimDitherSigns(node, b, v, common ? 1 : p, common ? b->lambda : scale, sec[1]);
   if (node->lsq) { /* ⟨w, q⟩/⟨q, q⟩ */
-    SLIM_TREE_SUM(sum, b->size, i, slimFlipped(slimLoad(v, i) * p, slimSignsOf(slimStreamAt(sec[1], i), i % 32)));
+    SLIM_TREE_SUM(sum, b->size, i,
+                  slimFlipped(slimLoad(v, i) * p, slimSignsOf(slimStreamAt(sec[1], i), SLIM_BIT_OF(i))));
     return slimStoreScale(sec[0], b->nv && b->maxBits ? sum / (float)b->nv : 0, normal, 1);
   }
   if (!fixed) return slimStoreScale(sec[0], scale, normal, 1);

@@ -101,7 +101,7 @@ SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const flo
   const int32_t levels = (int32_t)node->levels;
   const slimNormal normal = slimNormalise(b->maxBits);
   const float p = normal.p;
-  const bool wide = node->bits > 8;
+  const bool wide = slimIsWide(node->bits);
   SLIM_ASSUME_BLOCK(size);
 
   float m = slimFloat(b->maxBits) * p;
@@ -179,7 +179,7 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
 
 SLIM_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
-  const bool wide = node->bits > 8;
+  const bool wide = slimIsWide(node->bits);
   void* codes = b->scratch;
 #ifndef SLIM_CUDA
   if (node->bits == 2) {

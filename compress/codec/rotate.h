@@ -102,7 +102,7 @@ SLIM_FN void slimFlip(const slimNode* node, const slimBlock* b, float* restrict 
   if (node->fixedSigns) draw.step = 0;
   /* A counter covers 128 elements; a block of 64 may start in its middle. */
   slimDrawWords(&draw, slimDrawRotation, node->branch, true, b->first / 128 * 128, b->size + 64, 32, words);
-  words += b->first % 128 / 32;
+  words += SLIM_FIRST_WORD(b->first);
   SLIM_EACH_WORD(i, b->size)
   SLIM_EACH_LANES(j) slimStore(out, i + j, slimFlipped(slimLoad(v, i + j) * factor, slimSignsOf(words[i / 32], j)));
 }

@@ -285,7 +285,7 @@ SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const f
     slimSync();
     slimTruncatedValues(q, codes, size, table, 1, bits);
     slimSync();
-    SLIM_EACH(i, size - b->nv) q[b->nv + i] = 0;
+    SLIM_EACH_FROM(i, b->nv, size) q[i] = 0;
     SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimLoad(q, i));
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;

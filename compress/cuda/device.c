@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* The image of all kernels, for all architectures (the cuda_fatbin rule embeds it). */
-extern const unsigned char slimFatbin[];
+/* The images of kernels.cu and warps.cu, for all architectures (the cuda_fatbin rule embeds them). */
+extern const unsigned char slimFatbin[], slimWarpFatbin[];
 
 static const char* const names[] = {
 #define NAME(name, args) "slim_" #name,
@@ -15,7 +15,7 @@ static const char* const names[] = {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all below */
 static slimCudaDevice** devices;
 static int deviceCount;
-static CUlibrary library;
+static CUlibrary libraries[2];
 
 static slimResult_t attribute(uint32_t* value, CUdevice_attribute what, CUdevice device) {
   int got = 0;
@@ -28,11 +28,13 @@ static slimResult_t attribute(uint32_t* value, CUdevice_attribute what, CUdevice
  * attributes loads it. */
 static slimResult_t loadKernels(slimCudaDevice* d) {
   uint32_t taken = 0; /* shared memory that a kernel has by itself, at most */
-  if (!library) SLIM_CU(LibraryLoadData, &library, slimFatbin, NULL, NULL, 0, NULL, NULL, 0);
+  for (int i = 0; i < 2; i++)
+    if (!libraries[i])
+      SLIM_CU(LibraryLoadData, &libraries[i], i ? slimWarpFatbin : slimFatbin, NULL, NULL, 0, NULL, NULL, 0);
   for (int i = 0; i < slimNumDeviceKernels; i++) {
     CUkernel kernel = NULL;
     int fixed = 0;
-    CUresult error = slimCu.LibraryGetKernel(&kernel, library, names[i]);
+    CUresult error = slimCu.LibraryGetKernel(&kernel, libraries[i >= slimKernel_warp_encode_fp32], names[i]);
     if (error != CUDA_SUCCESS) return slimDriverFail(error, "LibraryGetKernel of %s", names[i]);
     error = slimCu.KernelGetFunction(&d->kernel[i], kernel);
     if (error == CUDA_SUCCESS)

@@ -20,53 +20,8 @@
 #include "compress/cuda/tree.cuh"
 #include "compress/cuda/unit.cuh"
 
+#include "compress/cuda/shapes.cuh"
 #include "compress/cuda/survey.cuh"
-
-/* ---- Shapes of trees ----------------------------------------------------------------------------------------------
- */
-
-/* X(name, blocks): of the largest size, that a multiprocessor's registers hold: as many as need no spill. */
-#define SLIM_LEAVES(X) \
-  X(fp32, 4) X(fp16, 4) X(bf16, 4) X(fp8, 4) X(sign, 4) X(onebit, 3) X(qsgd, 3) X(natural, 3) X(tnqsgd, 2)
-#define SLIM_SHAPE_(name, blocks) slimShape_##name,
-typedef enum { SLIM_LEAVES(SLIM_SHAPE_) slimShape_tree } slimTreeShape;
-
-/* A codec by itself has its sections at places that are known, and in shared memory for certain; others look them up.
- */
-SLIM_FN bool slimEncodeShape(const slimTreeShape shape, const slimTree* tree, const slimBlock* b, const float* v,
-                             uint8_t* staging, uint8_t* const* table) {
-  const slimNode* root = slimRoot(tree);
-  uint8_t* const second = staging + slimRoundUp(tree->section[0].bytes, 16);
-  uint8_t* const sec[3] = {staging, second, second + slimRoundUp(tree->section[1].bytes, 16)};
-  switch (shape) {
-#define SLIM_CASE(name, blocks) \
-  case slimShape_##name:        \
-    return slimEncode_##name(root, b, v, sec);
-    SLIM_LEAVES(SLIM_CASE)
-#undef SLIM_CASE
-    default:
-      return slimEncodeTree(root, b, v, table);
-  }
-}
-SLIM_FN void slimDecodeShape(const slimTreeShape shape, const slimTree* tree, const slimBlock* b, uint8_t* staging,
-                             uint8_t* const* table, float* out) {
-  const slimNode* root = slimRoot(tree);
-  uint8_t* const second = staging + slimRoundUp(tree->section[0].bytes, 16);
-  uint8_t* const sec[3] = {staging, second, second + slimRoundUp(tree->section[1].bytes, 16)};
-  switch (shape) {
-#define SLIM_CASE(name, blocks)           \
-  case slimShape_##name:                  \
-    slimDecode_##name(root, b, sec, out); \
-    break;
-    SLIM_LEAVES(SLIM_CASE)
-#undef SLIM_CASE
-    default:
-      slimDecodeTree(root, b, table, out);
-  }
-}
-SLIM_FN void slimStageShape(const slimTreeShape shape, const slimTree* tree, uint8_t* staging, uint8_t** table) {
-  if (shape == slimShape_tree) slimStageSections(tree, staging, table);
-}
 
 /* ---- Passes, for float and for double reals -----------------------------------------------------------------------
  */

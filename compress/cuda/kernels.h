@@ -161,19 +161,32 @@ typedef struct {
 /* ---- The list ------------------------------------------------------------------------------------------------- */
 
 /* What a unit goes through decides which kernel takes it: a codec by itself (ternary is qsgd's; tqsgd and tbqsgd are
- * tnqsgd's), or any other tree; and fp64 tensors, whatever their tree. */
+ * tnqsgd's), or any other tree; and fp64 tensors, whatever their tree. Codecs by themselves have two kernels: a warp's,
+ * for units of SLIM_WARP_UNIT elements, and a thread block's. */
+#define SLIM_PASSES_OF(X, pass, args) \
+  X(pass##_fp32, args)                \
+  X(pass##_fp16, args)                \
+  X(pass##_bf16, args)                \
+  X(pass##_fp8, args)                 \
+  X(pass##_sign, args)                \
+  X(pass##_onebit, args)              \
+  X(pass##_qsgd, args)                \
+  X(pass##_natural, args)             \
+  X(pass##_tnqsgd, args)
 #define SLIM_SHAPES(X, pass, args) \
-  X(pass##_fp32, args)             \
-  X(pass##_fp16, args)             \
-  X(pass##_bf16, args)             \
-  X(pass##_fp8, args)              \
-  X(pass##_sign, args)             \
-  X(pass##_onebit, args)           \
-  X(pass##_qsgd, args)             \
-  X(pass##_natural, args)          \
-  X(pass##_tnqsgd, args)           \
+  SLIM_PASSES_OF(X, pass, args)    \
   X(pass##_tree, args)             \
   X(pass##_wide, args)
+/* Of warps.cu; turned: below rotate. */
+#define SLIM_WARP_PASSES(X, pass, args) \
+  SLIM_PASSES_OF(X, pass, args)         \
+  X(pass##_turned_onebit, args)         \
+  X(pass##_turned_qsgd, args)
+#define SLIM_WARP_KERNELS(X)                       \
+  SLIM_WARP_PASSES(X, warp_encode, slimEncodeArgs) \
+  SLIM_WARP_PASSES(X, warp_reduce, slimReduceArgs) \
+  SLIM_WARP_PASSES(X, warp_decode, slimDecodeArgs)
+/* All: those of kernels.cu, then those of warps.cu. */
 #define SLIM_DEVICE_KERNELS(X)           \
   SLIM_SHAPES(X, encode, slimEncodeArgs) \
   SLIM_SHAPES(X, reduce, slimReduceArgs) \
@@ -201,7 +214,8 @@ typedef struct {
   X(scale_memory, slimDenseArgs)         \
   X(copy_finite, slimDenseArgs)          \
   X(take_finite, slimDenseArgs)          \
-  X(next_step, slimStepArgs)
+  X(next_step, slimStepArgs)             \
+  SLIM_WARP_KERNELS(X)
 
 #define SLIM_KERNEL_ID_(name, args) slimKernel_##name,
 typedef enum { SLIM_DEVICE_KERNELS(SLIM_KERNEL_ID_) slimNumDeviceKernels } slimDeviceKernel;
@@ -212,9 +226,10 @@ enum { slimReportHeader = 1, slimReportRemote = 2 };
 
 /* ---- Launches: one-dimensional ---------------------------------------------------------------------------------- */
 
-/* A thread block takes one unit (or SLIM_PIECE_STEP elements) at a time and steps by the grid, so any grid will do: as
- * many blocks as the device holds at once, or as there are units, whichever is less; at least one. Thread blocks of
- * select_start, select_narrow, select_scan and next_step: exactly one. */
+/* A thread block (of the warp kernels: a warp) takes one unit (or SLIM_PIECE_STEP elements) at a time and steps by the
+ * grid, so any grid will do: as many blocks as the device holds at once, or as there are units, whichever is less; at
+ * least one. Thread blocks of select_start, select_narrow, select_scan and next_step: exactly one. */
+enum { SLIM_WARP_UNIT = 512, SLIM_WARPS = 4 /* a thread block */ };
 enum { SLIM_MAX_THREADS = 256, SLIM_SHAPE_THREADS = 128 /* of shape: exactly */ };
 
 typedef struct {

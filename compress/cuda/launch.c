@@ -60,6 +60,24 @@ static int shapeOf(const slimNode* node) {
   }
 }
 
+/* Which of the warps' kernels takes it, from the first one on; −1: none. */
+static int warpShapeOf(const slimTree* tree) {
+  const slimNode* node = slimRoot(tree);
+  const bool turned = node->op == slimOp_rotate;
+  if (tree->unit != SLIM_WARP_UNIT || slimSelector(tree) || slimTreeGathers(tree)) return -1;
+  if (turned && node->levels != SLIM_WARP_UNIT) return -1;
+  if (turned) node = slimInner(node, 0);
+  const int shape = shapeOf(node);
+  if (shape < 0 || node->lambda == slimLambdaShared) return -1;
+  if (node->bits > 8 && node->levels) return -1; /* codes that bytes do not hold */
+  if (!turned) return shape;
+  if (node->block != SLIM_WARP_UNIT) return -1;
+  if (node->op == slimOp_onebit) return slimKernel_warp_encode_turned_onebit - slimKernel_warp_encode_fp32;
+  if (node->op == slimOp_qsgd || node->op == slimOp_ternary)
+    return slimKernel_warp_encode_turned_qsgd - slimKernel_warp_encode_fp32;
+  return -1;
+}
+
 /* ---- Scratch, in floats ---------------------------------------------------------------------------------------------
  */
 
@@ -70,7 +88,7 @@ static uint64_t leafEncode(const slimNode* node) {
       return size / 2 + 16;
     case slimOp_natural:
     case slimOp_nuqsgd:
-      return slimRoundUp(size / 2, 64) + 2 * size;
+      return slimRoundUp(size / 2, 64) + size + 16;
     case slimOp_ternary:
     case slimOp_qsgd:
       return codes + size + 16;
@@ -151,7 +169,8 @@ static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down
  */
 
 bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type) {
-  const int shape = shapeOf(slimRoot(up));
+  const int shape = shapeOf(slimRoot(up)), warpShape = warpShapeOf(up);
+  if (type != slimFloat64 && warpShape >= 0 && warpShape == warpShapeOf(down)) return true;
   return type != slimFloat64 && !slimSelector(up) && !slimSelector(down) && !slimTreeGathers(down) && shape >= 0 &&
          shape == shapeOf(slimRoot(down)) && up->unit == down->unit &&
          4 * unitFloats(reduce, up, down, false, true) <= SLIM_SHARED_EVERYWHERE;
@@ -177,6 +196,15 @@ static slimLaunch unitLaunch(slimDeviceKernel first, kind pass, const slimTree* 
                              slimDataType_t type, uint64_t n, uint32_t sharedLimit) {
   const bool wide = type == slimFloat64;
   int shape = wide ? -1 : shapeOf(slimRoot(tree));
+  const int warpShape = wide ? -1 : warpShapeOf(tree);
+  if (warpShape >= 0 && (!down || warpShapeOf(down) == warpShape)) {
+    const slimDeviceKernel warps[] = {slimKernel_warp_encode_fp32, slimKernel_warp_reduce_fp32,
+                                      slimKernel_warp_decode_fp32};
+    const uint64_t units = (n + tree->unit - 1) / tree->unit;
+    return (slimLaunch){.kernel = (slimDeviceKernel)(warps[pass] + (uint32_t)warpShape),
+                        .threads = 32 * SLIM_WARPS,
+                        .blocks = (units + SLIM_WARPS - 1) / SLIM_WARPS};
+  }
   uint64_t floats = unitFloats(pass, tree, down, wide, shape >= 0);
   if (shape >= 0 && !down && 4 * floats > sharedLimit) {
     shape = -1;

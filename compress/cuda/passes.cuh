@@ -1,8 +1,8 @@
 /* encode, reduce and decode for one type of reals: included by kernels.cu with REAL, SLIM_REAL_IS_FLOAT and SLIM_NAME.
  * `shape`, a constant, says which trees a kernel takes. What C's functions of the same names do in cpu/passes.h. */
 
-/* A thread block's arrays for one unit: reals u, floats v (those of u, if reals are floats), the sections, the codec's
- * scratch. cuda/launch.c counts the same. */
+/* A team's arrays for one unit: reals u, floats v (those of u, if reals are floats), the sections, the codec's scratch.
+ * cuda/launch.c counts the same. A warp's are registers, but for the sections. */
 typedef struct {
   REAL* u;
   float* v;
@@ -10,18 +10,27 @@ typedef struct {
   uint8_t** sec;
   float* scratch;
 } SLIM_NAME(slimArrays);
-SLIM_FN SLIM_NAME(slimArrays) SLIM_NAME(slimArraysAt)(float* arena, const slimTree* tree, uint32_t stagingBytes) {
+SLIM_FN SLIM_NAME(slimArrays) SLIM_NAME(slimArraysAt)(float* own, float* scratch, uint32_t n, uint32_t stagingBytes) {
   SLIM_NAME(slimArrays) a;
-  a.u = (REAL*)(void*)arena;
-  arena += tree->unit * (sizeof(REAL) / 4);
+#ifdef SLIM_WARP
+  (void)n, (void)stagingBytes;
+  a.u = a.v = own;
+  a.sec = NULL;
+  a.staging = (uint8_t*)(void*)slimWarpShared();
+  a.scratch = scratch;
+#else /* one behind the other */
+  (void)scratch;
+  a.u = (REAL*)(void*)own;
+  own += n * (sizeof(REAL) / 4);
   a.v = (float*)(void*)a.u;
   if (!SLIM_REAL_IS_FLOAT) {
-    a.v = arena;
-    arena += tree->unit;
+    a.v = own;
+    own += n;
   }
-  a.sec = slimParts(&arena);
-  a.staging = (uint8_t*)(void*)arena;
-  a.scratch = arena + stagingBytes / 4;
+  a.sec = slimParts(&own);
+  a.staging = (uint8_t*)(void*)own;
+  a.scratch = own + stagingBytes / 4;
+#endif
   return a;
 }
 
@@ -29,6 +38,35 @@ SLIM_FN SLIM_NAME(slimArrays) SLIM_NAME(slimArraysAt)(float* arena, const slimTr
 SLIM_FN int32_t SLIM_NAME(memoryType)(const slimFeedback* f) {
   return f->bf16 ? (int32_t)slimBfloat16 : SLIM_REAL_IS_FLOAT ? (int32_t)slimFloat32 : (int32_t)slimFloat64;
 }
+
+#ifdef SLIM_WARP
+
+/* u ← x + sigma·s of nv elements at off, padded; s NULL: x; v: ef21's momentum first. */
+SLIM_FN void SLIM_NAME(loadUnit)(int32_t type, const void* x, int32_t memory, const void* s, const REAL* v, REAL sigma,
+                                 REAL eta, uint64_t off, uint32_t nv, uint32_t n, REAL* u) {
+  REAL t[SLIM_OWN];
+  slimTakeUnit(type, x, off, nv, u);
+  if (v && eta != 1) {
+    slimTakeUnit(slimFloat32, v, off, nv, t);
+    SLIM_EACH(i, n) u[i] = t[i] + eta * (u[i] - t[i]);
+  }
+  if (s) {
+    slimTakeUnit(memory, s, off, nv, t);
+    SLIM_EACH(i, n) u[i] = u[i] + sigma * t[i];
+  }
+}
+
+/* y ← factor·out at off. */
+SLIM_FN void SLIM_NAME(storeUnit)(int32_t type, void* y, uint64_t off, uint32_t nv, uint32_t n, REAL* out,
+                                  REAL factor) {
+  if (factor != 1) {
+    SLIM_EACH(i, n) out[i] *= factor;
+  }
+  slimGiveUnit(type, y, off, nv, out);
+}
+
+#else
+
 /* Value i of it; d: 16 bits drawn for bf16. */
 SLIM_FN void SLIM_NAME(putMemory)(int32_t memory, void* s, uint64_t i, REAL value, uint32_t d) {
   if (memory == slimBfloat16)
@@ -43,29 +81,18 @@ SLIM_FN void SLIM_NAME(loadUnit)(int32_t type, const void* x, int32_t memory, co
   slimSync();
 #if SLIM_REAL_IS_FLOAT
   if (nv == n && !v && slimFourAligned(type, x, off) && (!s || slimFourAligned(memory, s, off))) {
-    const uint32_t fours = n / 4, t = slimThreads();
-    for (uint32_t j = slimThread(); j < fours; j += 2 * t) {
-      const bool two = j + t < fours;
-      const uint64_t at = off + 4 * j, next = two ? at + 4 * t : at;
-      float4 a = slimFour(type, x, at), b = slimFour(type, x, next);
-      if (s) {
-        const float4 c = slimFour(memory, s, at), d = slimFour(memory, s, next);
-        a = slimFourSum(a, c, sigma);
-        b = slimFourSum(b, d, sigma);
-      }
-      ((float4*)(void*)u)[j] = a;
-      if (two) ((float4*)(void*)u)[j + t] = b;
-    }
+    slimLoadAligned(type, x, memory, s, sigma, off, n, u);
     slimSync();
     return;
   }
 #endif
   SLIM_EACH(i, n) {
+    const uint32_t e = slimPlace(i);
     REAL a = 0;
-    if (i < nv) {
-      a = SLIM_NAME(slimElement)(type, x, off + i);
-      if (v && eta != 1) a = v[off + i] + eta * (a - v[off + i]);
-      if (s) a = a + sigma * SLIM_NAME(slimElement)(memory, s, off + i);
+    if (e < nv) {
+      a = SLIM_NAME(slimElement)(type, x, off + e);
+      if (v && eta != 1) a = v[off + e] + eta * (a - v[off + e]);
+      if (s) a = a + sigma * SLIM_NAME(slimElement)(memory, s, off + e);
     }
     u[i] = a;
   }
@@ -79,20 +106,17 @@ SLIM_FN void SLIM_NAME(storeUnit)(int32_t type, void* y, uint64_t off, uint32_t 
   (void)n;
 #if SLIM_REAL_IS_FLOAT
   if (nv == n && slimFourAligned(type, y, off)) {
-    const uint32_t each = slimElementBytes(type), several = 16 / each;
-    uint4* to = (uint4*)(void*)((uint8_t*)y + off * each);
-    SLIM_EACH(j, n / several) to[j] = slimSixteen(type, out + several * j, factor);
+    slimStoreAligned(type, y, off, n, out, factor);
     return;
   }
 #endif
-  SLIM_EACH(i, nv) SLIM_NAME(slimPutElement)(type, y, off + i, factor != 1 ? out[i] * factor : out[i]);
+  SLIM_EACH(i, n) {
+    const uint32_t e = slimPlace(i);
+    if (e < nv) SLIM_NAME(slimPutElement)(type, y, off + e, factor != 1 ? out[i] * factor : out[i]);
+  }
 }
 
-/* Statistics, a thread's share. */
-typedef struct {
-  double xx, uu, error, ss;
-  uint32_t flagged;
-} SLIM_NAME(slimSums);
+#endif
 
 /* 2^exponent is the largest power of two in a double of these bits; 0 for 0. */
 SLIM_FN int SLIM_NAME(exponentOf)(uint64_t bits) { return !SLIM_REAL_IS_FLOAT && bits ? slimExponent64(bits) : 0; }
@@ -112,15 +136,15 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
                                    const slimPieceAt* piece, uint8_t* payload, uint64_t off, uint32_t nv,
                                    uint64_t first, const slimDraw* draw, const SLIM_NAME(slimArrays) * a, int32_t type,
                                    const void* x, const REAL* sharedX, void* s, REAL* v, REAL eta, REAL lambda,
-                                   const slimShape* statistics, slimPartial* partial, bool write, bool count,
-                                   bool marked, SLIM_NAME(slimSums) * sums) {
-  const uint32_t n = tree->unit;
+                                   const slimShape* statistics, slimPartial* partial, bool write, bool marked,
+                                   slimPassStats* stats) {
+  const uint32_t n = SLIM_UNIT(tree);
   const uint64_t unit = (off - piece->start) >> slimLog2(n);
   slimBlock region;
   int exponent = 0;
 #if SLIM_REAL_IS_FLOAT
   region.maxBits = slimMaxBits(a->v, n);
-  const bool lost = marked && slimBits(a->v[0]) == SLIM_NAN_BITS;
+  const bool lost = marked && slimBits(slimFirst(a->v)) == SLIM_NAN_BITS;
   bool ok =
       region.maxBits < SLIM_INF_BITS || (f->kind == slimFeedbackNone && slimRoot(tree)->op == slimOp_fp32 && !lost);
 #else
@@ -145,44 +169,86 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
   region.scratch = a->scratch;
   region.lambda = SLIM_NAME(lambdaIn)(lambda, ok ? exponent : 0);
   region.shape = statistics;
+#ifdef SLIM_WARP
+  (void)partial; /* a block's */
+#else
   if (partial) slimPutPartial(slimRoot(tree), &region, a->v, ok, partial);
+#endif
   if (ok) ok = slimEncodeShape(shape, tree, &region, a->v, a->staging, a->sec);
   slimPutSections(tree, &piece->layout, payload, unit, nv, a->staging, !ok);
   slimSetFlag(payload, &piece->layout, unit, !ok);
   if (!SLIM_REAL_IS_FLOAT && slimThread() == 0)
     *(int32_t*)(void*)(payload + piece->layout.exponents + 4 * unit) = ok ? exponent : 0;
   if (!ok) {
-    sums->flagged++;
+    slimAddStats(stats, 0, 0, 0, 0, 1);
     return;
   }
-  count = count && unit % SLIM_SAMPLE == 0;
+  const bool count = stats && unit % SLIM_SAMPLE == 0;
   if (!count && !(s && write)) return;
 
   const int32_t memory = SLIM_NAME(memoryType)(f);
-  float* q = a->scratch;
-  region.scratch = q + n;
+  SLIM_ARENA(q, SLIM_OWN, a->scratch);
+  SLIM_ARENA(more, SLIM_SCRATCH, q + n);
+  region.scratch = more;
   slimDecodeShape(shape, tree, &region, a->staging, a->sec, q);
   slimSync();
+  SLIM_ARENA(words, SLIM_OWN, more);
+  const uint16_t* d = (const uint16_t*)(const void*)words;
+  if (f->bf16) slimMemoryDraws(draw, 0, first, n, words);
+#ifdef SLIM_WARP
+  const bool keeps = s && write;
+  const REAL* own = a->u;
+  REAL t[SLIM_OWN], xi[SLIM_OWN];
+  float xx = 0, uu = 0, error = 0, ss = 0;
+  if (count || f->kind != slimFeedbackEf) {
+    if (sharedX) {
+      SLIM_EACH(i, n) xi[i] = sharedX[i];
+    } else {
+      slimTakeUnit(type, x, off, nv, xi);
+    }
+  }
+  if (count) {
+    SLIM_EACH(i, n) {
+      if (slimPlace(i) >= nv) continue;
+      xx += xi[i] * xi[i];
+      uu += own[i] * own[i];
+      error += (own[i] - q[i]) * (own[i] - q[i]);
+    }
+  }
+  if (keeps) {
+    if (f->kind == slimFeedbackEf) { /* (s + x) − û, and u is s + x */
+      SLIM_EACH(i, n) q[i] = own[i] - q[i];
+    } else {
+      slimTakeUnit(slimFloat32, s, off, nv, t);
+      SLIM_EACH(i, n) q[i] = ((REAL)f->a * t[i] + (REAL)f->b * xi[i]) + (REAL)f->c * q[i];
+    }
+    if (count) {
+      SLIM_EACH(i, n) ss += slimPlace(i) < nv ? q[i] * q[i] : 0;
+    }
+    if (f->bf16) {
+      SLIM_EACH(i, n) q[i] = slimFromBf16(slimToMemory(q[i], d[i]));
+    }
+    slimGiveUnit(memory, s, off, nv, q);
+    if (v) {
+      slimTakeUnit(slimFloat32, v, off, nv, t);
+      SLIM_EACH(i, n) t[i] = eta == 1 ? xi[i] : t[i] + eta * (xi[i] - t[i]);
+      slimGiveUnit(slimFloat32, v, off, nv, t);
+    }
+  }
+#else
   const REAL up = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(exponent);
-  const uint16_t* d = f->bf16 ? slimMemoryDraws(draw, 0, first, n, q + n) : NULL;
 #if SLIM_REAL_IS_FLOAT
   if (nv == n && !count && f->kind == slimFeedbackEf && slimFourAligned(memory, s, off)) {
-    const float4 *b = (const float4*)(const void*)a->u, *c = (const float4*)(const void*)q;
-    if (f->bf16) {
-      uint4* to = (uint4*)(void*)((uint16_t*)s + off);
-      SLIM_EACH(j, n / 8)
-      to[j] = slimEightToMemory(slimFourSum(b[2 * j], c[2 * j], -1), slimFourSum(b[2 * j + 1], c[2 * j + 1], -1),
-                                ((const uint4*)(const void*)d)[j]);
-    } else { /* (s + x) − û, and u is s + x */
-      SLIM_EACH(j, n / 4) * (float4*)((float*)s + off + 4 * j) = slimFourSum(b[j], c[j], -1);
-    }
+    slimKeepAligned(memory, s, off, n, a->u, q, d); /* (s + x) − û, and u is s + x */
     return;
   }
 #endif
   REAL xx = 0, uu = 0, error = 0, ss = 0;
-  SLIM_EACH(i, nv) {
+  SLIM_EACH(i, n) {
+    const uint32_t e = slimPlace(i);
+    if (e >= nv) continue;
     const REAL sent = SLIM_REAL_IS_FLOAT ? (REAL)q[i] : (REAL)q[i] * up, u = a->u[i];
-    const REAL xi = sharedX ? sharedX[i] : SLIM_NAME(slimElement)(type, x, off + i);
+    const REAL xi = sharedX ? sharedX[i] : SLIM_NAME(slimElement)(type, x, off + e);
     if (count) {
       xx += xi * xi;
       uu += u * u;
@@ -193,30 +259,30 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
     if (f->kind == slimFeedbackEf)
       fresh = u - sent;
     else
-      fresh = ((REAL)f->a * ((REAL*)s)[off + i] + (REAL)f->b * xi) + (REAL)f->c * sent;
-    SLIM_NAME(putMemory)(memory, s, off + i, fresh, d ? d[i] : 0);
-    if (v) v[off + i] = eta == 1 ? xi : v[off + i] + eta * (xi - v[off + i]);
+      fresh = ((REAL)f->a * ((REAL*)s)[off + e] + (REAL)f->b * xi) + (REAL)f->c * sent;
+    SLIM_NAME(putMemory)(memory, s, off + e, fresh, f->bf16 ? d[i] : 0);
+    if (v) v[off + e] = eta == 1 ? xi : v[off + e] + eta * (xi - v[off + e]);
     if (count) ss += fresh * fresh;
   }
-  sums->xx += (double)xx;
-  sums->uu += (double)uu;
-  sums->error += (double)error;
-  sums->ss += (double)ss;
+#endif
+  if (count) slimAddStats(stats, (double)xx, (double)uu, (double)error, (double)ss, 0);
 }
 
 SLIM_FN void SLIM_NAME(encodeUnits)(const slimTreeShape shape, const slimEncodeArgs* p, float* shared) {
+  (void)shared; /* a thread block's */
   const slimTree* tree = p->tree;
   const slimFeedback f = p->feedback;
-  const uint32_t n = tree->unit;
+  const uint32_t n = SLIM_UNIT(tree);
   slimPieceAt* piece = slimPieceShared();
-  const SLIM_NAME(slimArrays) a = SLIM_NAME(slimArraysAt)(shared, tree, slimStagingBytes(tree));
+  SLIM_ARENA(own, SLIM_OWN, shared);
+  SLIM_ARENA(scratch, SLIM_SCRATCH, NULL);
+  const SLIM_NAME(slimArrays) a = SLIM_NAME(slimArraysAt)(own, scratch, n, slimStagingBytes(tree));
   slimStageShape(shape, tree, a.staging, a.sec);
   const uint64_t step = slimStepAt(p->step, &p->stamp);
   const slimDraw draw = slimDrawOf(&p->stamp, step, p->stamp.rank);
   const REAL eta = step == f.warmup ? 1 : (REAL)f.momentum;
-  SLIM_NAME(slimSums) sums = {0, 0, 0, 0, 0};
 
-  for (uint32_t r = blockIdx.x; r < p->pieces; r += gridDim.x) {
+  for (uint32_t r = slimTeam(); r < p->pieces; r += (uint32_t)slimTeams()) {
     slimOpenPiece(piece, tree, p->type, p->n, p->cut, p->pieces, r, false);
     uint8_t* payload = p->payload + r * p->stride;
     if (slimThread() == 0)
@@ -225,7 +291,7 @@ SLIM_FN void SLIM_NAME(encodeUnits)(const slimTreeShape shape, const slimEncodeA
   }
   const uint64_t units = (p->n + n - 1) >> slimLog2(n);
   uint64_t end = 0; /* of the open piece */
-  for (uint64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+  for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
     if (off >= end) {
       slimOpenPiece(piece, tree, p->type, p->n, p->cut, p->pieces, off, true);
@@ -239,12 +305,11 @@ SLIM_FN void SLIM_NAME(encodeUnits)(const slimTreeShape shape, const slimEncodeA
     SLIM_NAME(encodeUnit)
     (shape, tree, &f, piece, p->payload + piece->rank * p->stride, off, nv, p->first + off, &draw, &a, p->type, p->x,
      NULL, p->s, v, eta, lambda, gathers ? p->shapes + piece->rank : NULL,
-     gathers && p->partials ? p->partials + unit : NULL, !p->keeps, p->stats != NULL, p->marked, &sums);
+     gathers && p->partials ? p->partials + unit : NULL, !p->keeps, p->marked, p->stats);
   }
-  slimAddStats(p->stats, sums.xx, sums.uu, sums.error, sums.ss, sums.flagged);
 }
 
-#if SLIM_REAL_IS_FLOAT
+#if SLIM_REAL_IS_FLOAT && !defined(SLIM_WARP)
 /* The units' parts of their pieces' statistics. */
 SLIM_FN void slimSurveyUnits(const slimEncodeArgs* p, float* shared) {
   const slimTree* tree = p->tree;
@@ -253,7 +318,7 @@ SLIM_FN void slimSurveyUnits(const slimEncodeArgs* p, float* shared) {
   const uint64_t step = slimStepAt(p->step, &p->stamp), units = (p->n + n - 1) >> slimLog2(n);
   const float eta = step == p->feedback.warmup ? 1 : (float)p->feedback.momentum;
   uint64_t end = 0;
-  for (uint64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+  for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
     if (off >= end) {
       slimOpenPiece(piece, tree, p->type, p->n, p->cut, p->pieces, off, true);
@@ -279,47 +344,98 @@ SLIM_FN void slimSurveyUnits(const slimEncodeArgs* p, float* shared) {
 }
 #endif
 
+#ifdef SLIM_WARP
+/* û of a whole unit, from where its sections lie: those of a flagged one (true) are zeros. */
+SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
+                                    const uint8_t* payload, uint64_t unit, uint64_t first, const slimDraw* draw,
+                                    float* scratch, float* v) {
+  const bool flagged = slimHasFlag(payload, l, unit);
+  uint8_t* const at = (uint8_t*)(uintptr_t)payload; /* only read */
+  uint8_t* const sec[3] = {at + l->section[0] + unit * tree->section[0].bytes,
+                           at + l->section[1] + unit * tree->section[1].bytes,
+                           at + l->section[2] + unit * tree->section[2].bytes};
+  slimBlock region;
+  region.size = region.nv = SLIM_WARP_UNIT;
+  region.maxBits = 0;
+  region.first = first;
+  region.draw = draw;
+  region.scratch = scratch;
+  region.lambda = 0;
+  region.shape = NULL;
+  slimDecodeSections(shape, slimRoot(tree), &region, sec, v);
+  return flagged;
+}
+#endif
+
 /* û of a unit as floats, to be multiplied by 2^exponent; false: flagged. lambda: 0, or what all ranks share. Ends with
  * a barrier. */
 SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
                                    const uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first,
                                    const slimDraw* draw, REAL lambda, uint8_t* staging, uint8_t** sec, float* scratch,
                                    float* v, int* exponent) {
-  *exponent = 0;
-  if (slimHasFlag(payload, l, unit)) return false;
-  if (!SLIM_REAL_IS_FLOAT) *exponent = *(const int32_t*)(const void*)(payload + l->exponents + 4 * unit);
-  if (*exponent < -1022 || *exponent > 1023) return false;
-  slimGetSections(tree, l, payload, unit, nv, staging);
+  const bool flagged = slimHasFlag(payload, l, unit);
   slimBlock region;
-  region.size = tree->unit;
+  *exponent = 0;
+  region.size = SLIM_UNIT(tree);
   region.nv = nv;
   region.maxBits = 0;
   region.first = first;
   region.draw = draw;
   region.scratch = scratch;
-  region.lambda = SLIM_NAME(lambdaIn)(lambda, *exponent);
   region.shape = NULL;
+#ifdef SLIM_WARP
+  if (nv == SLIM_WARP_UNIT) return !SLIM_NAME(sourceWhole)(shape, tree, l, payload, unit, first, draw, scratch, v);
+#endif
+  if (flagged) return false;
+  if (!SLIM_REAL_IS_FLOAT) *exponent = *(const int32_t*)(const void*)(payload + l->exponents + 4 * unit);
+  if (*exponent < -1022 || *exponent > 1023) return false;
+  region.lambda = SLIM_NAME(lambdaIn)(lambda, *exponent);
+  slimGetSections(tree, l, payload, unit, nv, staging);
   slimDecodeShape(shape, tree, &region, staging, sec, v);
   slimSync();
   return true;
 }
 
 /* out ← h + nu·m, h ← h + lambda·m, in place. */
-SLIM_FN void SLIM_NAME(shift)(REAL* h, uint64_t off, uint32_t nv, REAL nu, REAL lambda, REAL* m) {
-  SLIM_EACH(i, nv) {
-    const REAL q = m[i], old = h[off + i];
-    m[i] = old + nu * q;
-    h[off + i] = old + lambda * q;
+SLIM_FN void SLIM_NAME(shift)(REAL* h, uint64_t off, uint32_t nv, uint32_t n, REAL nu, REAL lambda, REAL* m) {
+#if defined(SLIM_WARP)
+  REAL old[SLIM_OWN], fresh[SLIM_OWN];
+  slimTakeUnit(slimFloat32, h, off, nv, old);
+  SLIM_EACH(i, n) {
+    fresh[i] = old[i] + lambda * m[i];
+    m[i] = old[i] + nu * m[i];
   }
+  slimGiveUnit(slimFloat32, h, off, nv, fresh);
+#else
+#if SLIM_REAL_IS_FLOAT
+  if (nv == n && slimFourAligned(slimFloat32, h, off)) {
+    SLIM_EACH_QUAD(i, n) {
+      float* at = h + off + slimPlace(i);
+      const float4 q = slimQuad(m, i), old = *(const float4*)at;
+      slimPutQuad(m, i, slimFourSum(old, q, nu));
+      *(float4*)at = slimFourSum(old, q, lambda);
+    }
+    slimSync();
+    return;
+  }
+#endif
+  SLIM_EACH(i, n) {
+    const uint32_t e = slimPlace(i);
+    if (e >= nv) continue;
+    const REAL q = m[i], old = h[off + e];
+    m[i] = old + nu * q;
+    h[off + e] = old + lambda * q;
+  }
+#endif
 }
 
 /* The first rank whose header is not the expected one, or `ranks`. */
 SLIM_FN uint32_t SLIM_NAME(checkHeaders)(const slimReduceArgs* p, const slimLayout* l, uint64_t step) {
   slimStamp stamp = p->stamp;
   uint32_t worst = 0;
-  SLIM_EACH(r, p->ranks) {
+  SLIM_SHARE(r, p->ranks) {
     const uint32_t fault = slimHeaderFault(p->payloads + r * p->stride, &stamp, step, r, p->n, p->first, l->bytes, 0);
-    if (fault && blockIdx.x == 0) slimReport(p->report, fault, r, stamp.slot);
+    if (fault && slimTeam() == 0) slimReport(p->report, fault, r, stamp.slot);
     if (fault && p->ranks - r > worst) worst = p->ranks - r;
   }
   return p->ranks - slimMostOfAll(worst);
@@ -329,7 +445,7 @@ SLIM_FN uint32_t SLIM_NAME(checkHeaders)(const slimReduceArgs* p, const slimLayo
 SLIM_FN void SLIM_NAME(openDown)(const slimReduceArgs* p, const slimTree* down, slimPieceAt* piece, uint64_t step,
                                  uint32_t wrong) {
   slimOpenWhole(piece, down, p->type, p->n);
-  if (blockIdx.x != 0) return;
+  if (slimTeam() != 0) return;
   if (slimThread() == 0)
     slimHeaderPut(p->payload, &p->stamp, step, wrong < p->ranks ? wrong : p->n, p->first, piece->layout.bytes,
                   wrong < p->ranks ? slimHeaderError : 0);
@@ -343,80 +459,117 @@ SLIM_FN void SLIM_NAME(flagDown)(const slimReduceArgs* p, const slimTree* down, 
 }
 
 /* The sum becomes the mean, then what the receiver puts out; h moves where it is finite. */
-SLIM_FN void SLIM_NAME(finishMean)(const slimReduceArgs* p, uint64_t off, uint32_t nv, REAL* sum, bool* flagged,
-                                   bool sound) {
+SLIM_FN void SLIM_NAME(finishMean)(const slimReduceArgs* p, uint64_t off, uint32_t nv, uint32_t n, REAL* sum,
+                                   bool* flagged, bool sound) {
   bool finite = true;
-  SLIM_EACH(i, nv) {
+  SLIM_EACH(i, n) {
+    if (slimPlace(i) >= nv) continue;
     sum[i] *= (REAL)p->weight;
     finite &= SLIM_REAL_IS_FLOAT ? slimFinite((float)sum[i]) : (slimBits64((double)sum[i]) << 1 >> 53) < 2047;
   }
   if (!p->h || !sound) return;
   if (slimMostOfAll(!finite) == 0)
-    SLIM_NAME(shift)((REAL*)p->h, off, nv, (REAL)p->upFeedback.nu, (REAL)p->upFeedback.lambda, sum);
+    SLIM_NAME(shift)((REAL*)p->h, off, nv, n, (REAL)p->upFeedback.nu, (REAL)p->upFeedback.lambda, sum);
   else
     *flagged = true;
 }
 
+/* u ← sum + sigma·e; e NULL: sum. */
+SLIM_FN void SLIM_NAME(addMemory)(int32_t memory, const void* e, REAL sigma, uint64_t off, uint32_t nv, uint32_t n,
+                                  const REAL* sum, REAL* u) {
+#if defined(SLIM_WARP)
+  SLIM_EACH(i, n) u[i] = sum[i];
+  if (!e) return;
+  REAL t[SLIM_OWN];
+  slimTakeUnit(memory, e, off, nv, t);
+  SLIM_EACH(i, n) u[i] = sum[i] + sigma * t[i];
+#else
+#if SLIM_REAL_IS_FLOAT
+  if (e && nv == n && slimFourAligned(memory, e, off)) {
+    SLIM_EACH_QUAD(i, n)
+    slimPutQuad(u, i, slimFourSum(slimQuad(sum, i), slimFour(memory, e, off + slimPlace(i)), sigma));
+    return;
+  }
+#endif
+  SLIM_EACH(i, n) {
+    const uint32_t at = slimPlace(i);
+    u[i] = e && at < nv ? sum[i] + sigma * SLIM_NAME(slimElement)(memory, e, off + at) : sum[i];
+  }
+#endif
+}
+
 SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceArgs* p, float* shared) {
+  (void)shared;                                                                   /* a thread block's */
   const slimTree *tree = p->up, *down = shape == slimShape_tree ? NULL : p->down; /* trees: two launches */
   const slimFeedback f = p->downFeedback;
-  const uint32_t n = tree->unit;
+  const uint32_t n = SLIM_UNIT(tree);
   slimPieceAt* piece = slimPieceShared();
   const uint32_t upBytes = slimStagingBytes(tree), downBytes = down ? slimStagingBytes(down) : 0;
-  REAL* sum = (REAL*)(void*)shared;
-  const SLIM_NAME(slimArrays) a =
-      SLIM_NAME(slimArraysAt)(shared + n * (sizeof(REAL) / 4), tree, upBytes > downBytes ? upBytes : downBytes);
+  SLIM_ARENA(arena, SLIM_OWN, shared);
+  REAL* sum = (REAL*)(void*)arena;
+  SLIM_ARENA(own, SLIM_OWN, arena + n * (sizeof(REAL) / 4));
+  SLIM_ARENA(scratch, SLIM_SCRATCH, NULL);
+  const SLIM_NAME(slimArrays) a = SLIM_NAME(slimArraysAt)(own, scratch, n, upBytes > downBytes ? upBytes : downBytes);
   const uint64_t step = slimStepAt(p->step, &p->stamp);
   slimStamp upStamp = p->stamp;
   upStamp.down = false;
   const slimDraw draw = slimDrawOf(&p->stamp, step, p->stamp.rank);
-  SLIM_NAME(slimSums) sums = {0, 0, 0, 0, 0};
 
   slimOpenWhole(piece, tree, p->type, p->n);
   const slimLayout* up = &piece->layout;
   const uint32_t wrong = SLIM_NAME(checkHeaders)(p, up, step);
-  __shared__ slimPieceAt downPiece;
-  if (down) SLIM_NAME(openDown)(p, down, &downPiece, step, wrong);
+  __shared__ slimPieceAt downPieces[SLIM_TEAMS_HERE];
+  slimPieceAt* downPiece = &downPieces[slimTeamHere()];
+  if (down) SLIM_NAME(openDown)(p, down, downPiece, step, wrong);
   const uint64_t units = (p->n + n - 1) >> slimLog2(n);
-  for (uint64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+  for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = wrong < p->ranks;
     slimSync();
     SLIM_EACH(i, n) sum[i] = 0;
     slimStageShape(shape, tree, a.staging, a.sec);
-    for (uint32_t r = 0; r < p->ranks && wrong == p->ranks; r++) {
-      int exponent;
-      const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
-      if (!SLIM_NAME(sourceUnit)(shape, tree, up, p->payloads + r * p->stride, unit, nv, p->first + off, &rankDraw, 0,
-                                 a.staging, a.sec, a.scratch, a.v, &exponent)) {
-        flagged = true;
-        continue;
+#ifdef SLIM_WARP /* several ranks' loads are under way at once */
+    if (nv == SLIM_WARP_UNIT && wrong == p->ranks) {
+      SLIM_TWOFOLD
+      for (uint32_t r = 0; r < p->ranks; r++) {
+        const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
+        float q[SLIM_OWN];
+        flagged |= SLIM_NAME(sourceWhole)(shape, tree, up, p->payloads + r * p->stride, unit, p->first + off, &rankDraw,
+                                          a.scratch, q);
+        SLIM_EACH(i, n) sum[i] += q[i];
       }
-      const REAL scale = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(exponent);
-      SLIM_EACH(i, nv) sum[i] += SLIM_REAL_IS_FLOAT ? (REAL)a.v[i] : (REAL)a.v[i] * scale;
-    }
-    SLIM_NAME(finishMean)(p, off, nv, sum, &flagged, wrong == p->ranks);
+    } else
+#endif
+      for (uint32_t r = 0; r < p->ranks && wrong == p->ranks; r++) {
+        int exponent;
+        const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
+        if (!SLIM_NAME(sourceUnit)(shape, tree, up, p->payloads + r * p->stride, unit, nv, p->first + off, &rankDraw, 0,
+                                   a.staging, a.sec, a.scratch, a.v, &exponent)) {
+          flagged = true;
+          continue;
+        }
+        const REAL scale = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(exponent);
+        SLIM_EACH(i, n)
+        if (slimPlace(i) < nv) sum[i] += SLIM_REAL_IS_FLOAT ? (REAL)a.v[i] : (REAL)a.v[i] * scale;
+      }
+    SLIM_NAME(finishMean)(p, off, nv, n, sum, &flagged, wrong == p->ranks);
     if (!down) {
       if (flagged)
         slimStoreNan(p->type, p->y, off, nv);
       else
         SLIM_NAME(storeUnit)(p->type, p->y, off, nv, n, sum, (REAL)p->factor);
     } else if (flagged) {
-      SLIM_NAME(flagDown)(p, down, &downPiece.layout, unit, nv);
-      sums.flagged++;
+      SLIM_NAME(flagDown)(p, down, &downPiece->layout, unit, nv);
+      slimAddStats(p->stats, 0, 0, 0, 0, 1);
     } else {
-      SLIM_EACH(i, n)
-      a.u[i] = p->e && i < nv
-                   ? sum[i] + (REAL)f.sigma * SLIM_NAME(slimElement)(SLIM_NAME(memoryType)(&f), p->e, off + i)
-                   : sum[i];
+      SLIM_NAME(addMemory)(SLIM_NAME(memoryType)(&f), p->e, (REAL)f.sigma, off, nv, n, sum, a.u);
       slimStageShape(shape, down, a.staging, a.sec);
       SLIM_NAME(encodeUnit)
-      (shape, down, &f, &downPiece, p->payload, off, nv, p->first + off, &draw, &a, p->type, NULL, sum, p->e, NULL, 1,
-       0, NULL, NULL, !p->keeps, p->stats != NULL, false, &sums);
+      (shape, down, &f, downPiece, p->payload, off, nv, p->first + off, &draw, &a, p->type, NULL, sum, p->e, NULL, 1, 0,
+       NULL, NULL, !p->keeps, false, p->stats);
     }
   }
-  slimAddStats(down ? p->stats : NULL, sums.xx, sums.uu, sums.error, sums.ss, sums.flagged);
 }
 
 /* y and h, or cancel, of a unit that was decoded to floats v. */
@@ -428,31 +581,44 @@ SLIM_FN void SLIM_NAME(deliverUnit)(const slimDecodeArgs* p, uint64_t off, uint3
   }
   if (p->s) {
     const int32_t memory = SLIM_NAME(memoryType)(&p->feedback);
-    SLIM_EACH(i, nv) {
+#ifdef SLIM_WARP
+    REAL s[SLIM_OWN], x[SLIM_OWN];
+    slimTakeUnit(memory, p->s, off, nv, s);
+    slimTakeUnit(p->type, p->x, off, nv, x);
+    SLIM_EACH(i, n) s[i] = s[i] + out[i] - x[i];
+    slimGiveUnit(memory, p->s, off, nv, s);
+#else
+    SLIM_EACH(i, n) {
+      const uint32_t e = slimPlace(i);
+      if (e >= nv) continue;
       const REAL fresh =
-          SLIM_NAME(slimElement)(memory, p->s, off + i) + out[i] - SLIM_NAME(slimElement)(p->type, p->x, off + i);
+          SLIM_NAME(slimElement)(memory, p->s, off + e) + out[i] - SLIM_NAME(slimElement)(p->type, p->x, off + e);
       if (memory == slimBfloat16)
-        ((uint16_t*)p->s)[off + i] = slimToBf16((float)fresh);
+        ((uint16_t*)p->s)[off + e] = slimToBf16((float)fresh);
       else
-        ((REAL*)p->s)[off + i] = fresh;
+        ((REAL*)p->s)[off + e] = fresh;
     }
+#endif
     return;
   }
-  if (p->h) SLIM_NAME(shift)((REAL*)p->h, off, nv, (REAL)p->feedback.nu, (REAL)p->feedback.lambda, out);
+  if (p->h) SLIM_NAME(shift)((REAL*)p->h, off, nv, n, (REAL)p->feedback.nu, (REAL)p->feedback.lambda, out);
   if (p->y) SLIM_NAME(storeUnit)(p->type, p->y, off, nv, n, out, (REAL)p->factor);
 }
 
 SLIM_FN void SLIM_NAME(decodeUnits)(const slimTreeShape shape, const slimDecodeArgs* p, float* shared) {
+  (void)shared; /* a thread block's */
   const slimTree* tree = p->tree;
-  const uint32_t n = tree->unit;
+  const uint32_t n = SLIM_UNIT(tree);
   slimPieceAt* piece = slimPieceShared();
-  const SLIM_NAME(slimArrays) a = SLIM_NAME(slimArraysAt)(shared, tree, slimStagingBytes(tree));
+  SLIM_ARENA(own, SLIM_OWN, shared);
+  SLIM_ARENA(scratch, SLIM_SCRATCH, NULL);
+  const SLIM_NAME(slimArrays) a = SLIM_NAME(slimArraysAt)(own, scratch, n, slimStagingBytes(tree));
   slimStageShape(shape, tree, a.staging, a.sec);
   const uint64_t step = slimStepAt(p->step, &p->stamp);
   const uint64_t units = (p->n + n - 1) >> slimLog2(n);
   uint64_t end = 0;
   uint32_t fault = 0;
-  for (uint64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+  for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
     if (off >= end) {
       slimOpenPiece(piece, tree, p->type, p->n, p->cut, p->pieces, off, true);

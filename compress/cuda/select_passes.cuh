@@ -79,7 +79,7 @@ SLIM_FN void SLIM_NAME(reduceSelected)(const slimReduceArgs* p, float* shared) {
       const REAL scale = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(exponent);
       SLIM_EACH(i, nv) sum[i] += SLIM_REAL_IS_FLOAT ? (REAL)tile[i] : (REAL)tile[i] * scale;
     }
-    SLIM_NAME(finishMean)(p, off, nv, sum, &flagged, wrong == p->ranks);
+    SLIM_NAME(finishMean)(p, off, nv, SLIM_PIECE_STEP, sum, &flagged, wrong == p->ranks);
     if (flagged)
       slimStoreNan(p->type, p->y, off, nv);
     else

@@ -18,8 +18,8 @@ typedef struct {
   uint32_t rest, rank;
 } slimPieceAt;
 SLIM_FN slimPieceAt* slimPieceShared(void) {
-  __shared__ slimPieceAt piece;
-  return &piece;
+  __shared__ slimPieceAt piece[SLIM_TEAMS_HERE];
+  return &piece[slimTeamHere()];
 }
 
 /* By one thread. As slimLayoutOf; the unit is a power of two. */
@@ -40,6 +40,7 @@ SLIM_FN void slimLayoutAt(slimLayout* l, const slimTree* tree, int32_t type, uin
     at += slimRoundUp(full * tree->section[i].bytes + (rest ? slimSectionBytes(tree->section[i], tree->unit, rest) : 0),
                       16);
   }
+  for (uint32_t i = tree->sections; i < SLIM_MAX_SECTIONS; i++) l->section[i] = at;
   l->bytes = at;
 }
 
@@ -54,11 +55,16 @@ SLIM_FN void slimOpenPiece(slimPieceAt* piece, const slimTree* tree, int32_t typ
   slimSync();
   if (slimThread() == 0) {
     uint64_t units = 0, rest = n ? (n - 1 + cut) >> (63 - __clzll((long long)cut)) : 0;
-    for (uint32_t bit = 63 - (uint32_t)__clzll((long long)pieces), k = 63 - bit + 1; k-- > 0;)
-      if (rest >> k >= pieces) {
-        rest -= (uint64_t)pieces << k;
-        units |= 1ull << k;
-      }
+    if (rest >> 32 == 0) {
+      units = (uint32_t)rest / pieces;
+      rest = (uint32_t)rest % pieces;
+    } else {
+      for (uint32_t k = (uint32_t)__clzll((long long)pieces) + 1; k-- > 0;)
+        if (rest >> k >= pieces) {
+          rest -= (uint64_t)pieces << k;
+          units |= 1ull << k;
+        }
+    }
     piece->each = units;
     piece->rest = (uint32_t)rest;
     uint32_t r = (uint32_t)at;
@@ -137,14 +143,14 @@ SLIM_FN uint32_t slimHeaderFault(const uint8_t* payload, const slimStamp* stamp,
 /* Zeros from `used` to `end`, less than 16 bytes behind. */
 SLIM_FN void slimFillGap(uint8_t* payload, uint64_t used, uint64_t end) {
   const uint32_t gap = (uint32_t)(end - used);
-  SLIM_EACH(i, gap) payload[used + i] = 0;
+  SLIM_SHARE(i, gap) payload[used + i] = 0;
 }
 /* All that belongs to no unit. Flags of units are set one by one, so only the bits behind them are cleared here. */
 SLIM_FN void slimClearGaps(const slimTree* tree, const slimLayout* l, int32_t type, uint8_t* payload) {
   uint32_t* flags = (uint32_t*)(void*)(payload + l->flags);
   const uint64_t words = (l->exponents - l->flags) / 4;
   const uint32_t behind = (uint32_t)(words - l->units / 32); /* at most 4 */
-  SLIM_EACH(i, behind) slimAtomicAnd(flags + l->units / 32 + i, i ? 0 : (1u << l->units % 32) - 1);
+  SLIM_SHARE(i, behind) slimAtomicAnd(flags + l->units / 32 + i, i ? 0 : (1u << l->units % 32) - 1);
   if (type == slimFloat64) slimFillGap(payload, l->exponents + 4 * l->units, l->index);
   const uint64_t first = tree->sections ? l->section[0] : l->bytes;
   if (first > l->index) slimFillGap(payload, l->index + 4 * l->values, first);
@@ -239,7 +245,7 @@ SLIM_FN void slimPutElementD(int32_t type, void* y, uint64_t i, double x) {
   ((double*)y)[i] = x;
 }
 SLIM_FN void slimStoreNan(int32_t type, void* y, uint64_t off, uint32_t n) {
-  SLIM_EACH(i, n) switch (type) {
+  SLIM_SHARE(i, n) switch (type) {
     case slimFloat16:
       ((uint16_t*)y)[off + i] = SLIM_NAN_HALF;
       break;
@@ -255,12 +261,14 @@ SLIM_FN void slimStoreNan(int32_t type, void* y, uint64_t off, uint32_t n) {
 }
 
 /* Four elements from `at`, 16 bytes of fp32 or 8 of the others at a time. */
-SLIM_FN float4 slimFour(int32_t type, const void* x, uint64_t at) {
-  if (type == slimFloat32) return *(const float4*)((const float*)x + at);
-  const uint2 h = *(const uint2*)((const uint16_t*)x + at);
+SLIM_FN float4 slimFourHalves(int32_t type, uint2 h) {
   const uint16_t a = (uint16_t)h.x, b = (uint16_t)(h.x >> 16), c = (uint16_t)h.y, d = (uint16_t)(h.y >> 16);
   if (type == slimFloat16) return make_float4(slimFromHalf(a), slimFromHalf(b), slimFromHalf(c), slimFromHalf(d));
   return make_float4(slimFromBf16(a), slimFromBf16(b), slimFromBf16(c), slimFromBf16(d));
+}
+SLIM_FN float4 slimFour(int32_t type, const void* x, uint64_t at) {
+  if (type == slimFloat32) return *(const float4*)((const float*)x + at);
+  return slimFourHalves(type, *(const uint2*)((const uint16_t*)x + at));
 }
 /* Two of fp16 or bf16. */
 SLIM_FN uint32_t slimTwo(int32_t type, float a, float b) {
@@ -306,6 +314,104 @@ SLIM_FN uint4 slimEightToMemory(float4 a, float4 b, uint4 d) {
   return make_uint4(SLIM_TWO(a.x, a.y, d.x), SLIM_TWO(a.z, a.w, d.y), SLIM_TWO(b.x, b.y, d.z), SLIM_TWO(b.z, b.w, d.w));
 #undef SLIM_TWO
 }
+
+/* ---- Units ----------------------------------------------------------------------------------------------------------
+ */
+
+#ifdef SLIM_WARP
+
+/* A warp's shared memory: the sections of a unit, or its elements on their way (they are not both needed at once). */
+SLIM_FN float* slimWarpShared(void) {
+  __shared__ float4 bytes[SLIM_WARPS][SLIM_WARP_UNIT / 4];
+  return (float*)(void*)bytes[slimTeamHere()];
+}
+
+/* v ← the unit at off, its nv elements padded with zeros. Rows are loaded at once, so that all loads are under way
+ * before the first one is used; what is cut or not aligned goes through shared memory. */
+SLIM_FN void slimTakeUnit(int32_t type, const void* x, uint64_t off, uint32_t nv, float* v) {
+  if (nv == SLIM_WARP_UNIT && slimFourAligned(type, x, off)) {
+    if (type == slimFloat32) {
+      const float4* from = (const float4*)((const float*)x + off) + slimThread();
+      SLIM_EACH_ROW(r) slimPutQuad(v, 4 * r, from[32 * r]);
+      return;
+    }
+    const uint2* from = (const uint2*)((const uint16_t*)x + off) + slimThread();
+    uint2 h[SLIM_ROWS];
+    SLIM_EACH_ROW(r) h[r] = from[32 * r];
+    if (type == slimFloat16) {
+      SLIM_EACH_ROW(r) slimPutQuad(v, 4 * r, slimFourHalves(slimFloat16, h[r]));
+    } else {
+      SLIM_EACH_ROW(r) slimPutQuad(v, 4 * r, slimFourHalves(slimBfloat16, h[r]));
+    }
+    return;
+  }
+  float* shared = slimWarpShared();
+  slimSync();
+  SLIM_ROLLED SLIM_SHARE(e, SLIM_WARP_UNIT) shared[e] = e < nv ? slimElementF(type, x, off + e) : 0;
+  slimSync();
+  SLIM_EACH_ROW(r) slimPutQuad(v, 4 * r, ((const float4*)(const void*)shared)[32 * r + slimThread()]);
+  slimSync();
+}
+/* And back. */
+SLIM_FN void slimGiveUnit(int32_t type, void* y, uint64_t off, uint32_t nv, const float* v) {
+  if (nv == SLIM_WARP_UNIT && slimFourAligned(type, y, off)) {
+    if (type == slimFloat32) {
+      SLIM_EACH_QUAD(i, nv) * (float4*)((float*)y + off + slimPlace(i)) = slimQuad(v, i);
+    } else if (type == slimFloat16) {
+      SLIM_EACH_QUAD(i, nv) slimPutFour(slimFloat16, y, off + slimPlace(i), slimQuad(v, i));
+    } else {
+      SLIM_EACH_QUAD(i, nv) slimPutFour(slimBfloat16, y, off + slimPlace(i), slimQuad(v, i));
+    }
+    return;
+  }
+  float* shared = slimWarpShared();
+  slimSync();
+  SLIM_EACH_ROW(r)((float4*)(void*)shared)[32 * r + slimThread()] = slimQuad(v, 4 * r);
+  slimSync();
+  SLIM_ROLLED SLIM_SHARE(e, nv) slimPutElementF(type, y, off + e, shared[e]);
+  slimSync();
+}
+
+#else
+
+/* Where all is aligned: u ← x + sigma·s; s NULL: x. */
+SLIM_FN void slimLoadAligned(int32_t type, const void* x, int32_t memory, const void* s, float sigma, uint64_t off,
+                             uint32_t n, float* u) {
+  const uint32_t fours = n / 4, t = slimThreads();
+  for (uint32_t j = slimThread(); j < fours; j += 2 * t) {
+    const bool two = j + t < fours;
+    const uint64_t at = off + 4 * j, next = two ? at + 4 * t : at;
+    float4 a = slimFour(type, x, at), b = slimFour(type, x, next);
+    if (s) {
+      const float4 c = slimFour(memory, s, at), d = slimFour(memory, s, next);
+      a = slimFourSum(a, c, sigma);
+      b = slimFourSum(b, d, sigma);
+    }
+    slimPutQuad(u, 4 * j, a);
+    if (two) slimPutQuad(u, 4 * (j + t), b);
+  }
+}
+/* y ← factor·out. */
+SLIM_FN void slimStoreAligned(int32_t type, void* y, uint64_t off, uint32_t n, const float* out, float factor) {
+  const uint32_t each = slimElementBytes(type), several = 16 / each;
+  uint4* to = (uint4*)(void*)((uint8_t*)y + off * each);
+  SLIM_EACH(j, n / several) to[j] = slimSixteen(type, out + several * j, factor);
+}
+/* s ← u − q; d: the draws for bf16. */
+SLIM_FN void slimKeepAligned(int32_t memory, void* s, uint64_t off, uint32_t n, const float* u, const float* q,
+                             const uint16_t* d) {
+  const float4 *b = (const float4*)(const void*)u, *c = (const float4*)(const void*)q;
+  if (memory == slimBfloat16) {
+    uint4* to = (uint4*)(void*)((uint16_t*)s + off);
+    SLIM_EACH(j, n / 8)
+    to[j] = slimEightToMemory(slimFourSum(b[2 * j], c[2 * j], -1), slimFourSum(b[2 * j + 1], c[2 * j + 1], -1),
+                              ((const uint4*)(const void*)d)[j]);
+  } else {
+    SLIM_EACH(j, n / 4) * (float4*)((float*)s + off + 4 * j) = slimFourSum(b[j], c[j], -1);
+  }
+}
+
+#endif
 
 /* ---- fp64 ---------------------------------------------------------------------------------------------------------
  */

@@ -19,15 +19,20 @@ const char* const kNames[] = {
 #undef NAME
 };
 
-std::map<std::string, unsigned> registersOf(const std::string& path) {
+struct Use {
+  unsigned registers = 0, shared = 0;  // shared: bytes that it has by itself
+};
+std::map<std::string, Use> usesOf(const std::string& path) {
   std::ifstream in(path);
-  std::map<std::string, unsigned> uses;
+  std::map<std::string, Use> uses;
   std::string name;
   std::smatch match;
   for (std::string line; std::getline(in, line);) {
     if (std::regex_search(line, match, std::regex("Compiling entry function '(\\w+)'"))) name = match[1];
     if (std::regex_search(line, match, std::regex("Used (\\d+) registers")))
-      uses[name] = (unsigned)std::stoul(match[1]);
+      uses[name].registers = (unsigned)std::stoul(match[1]);
+    if (std::regex_search(line, match, std::regex("(\\d+) bytes smem")))
+      uses[name].shared = (unsigned)std::stoul(match[1]);
   }
   return uses;
 }
@@ -36,25 +41,27 @@ std::map<std::string, unsigned> registersOf(const std::string& path) {
 constexpr double kRegisters = 65536, kShared = 228 * 1024, kBlocks = 32, kThreads = 2048;
 
 void row(const char* spec, const char* pass, slimDeviceKernel first, const slimTree* tree, const slimTree* down,
-         double bytes, const std::map<std::string, unsigned>& registers) {
+         double bytes, const std::map<std::string, Use>& uses) {
   const slimLaunch l = slimLaunchOf(first, tree, down, slimFloat32, 1 << 28, 227 * 1024);
-  const auto use = registers.find(kNames[l.kernel]);
-  if (use == registers.end()) return;
-  const double perThread = (use->second + 7) / 8 * 8,
+  const auto use = uses.find(kNames[l.kernel]);
+  if (use == uses.end()) return;
+  const unsigned registers = use->second.registers, shared = l.sharedBytes + use->second.shared;
+  const double perThread = (registers + 7) / 8 * 8,
                blocks = std::min({kBlocks, kThreads / l.threads, std::floor(kRegisters / perThread / l.threads),
-                                  std::floor(kShared / (l.sharedBytes + 1024))});
+                                  std::floor(kShared / (shared + 1024))});
   std::printf("| `%s` | %s | `%s` | %.2f | %u | %u | %.1f | %.0f %% | %.0f | %.0f |\n", spec, pass, kNames[l.kernel],
-              bytes, use->second, l.threads, l.sharedBytes / 1024.0, 100 * blocks * l.threads / kThreads,
+              bytes, registers, l.threads, shared / 1024.0, 100 * blocks * l.threads / kThreads,
               bytes * (1 << 28) / 3.35e6, bytes * (1 << 28) / 8e6);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::map<std::string, unsigned> registers;
+  std::map<std::string, Use> uses;
   for (int i = 1; i < argc; i++)
-    if (std::string(argv[i]).find("sm_90") != std::string::npos) registers = registersOf(argv[i]);
-  if (registers.empty()) {
+    if (std::string(argv[i]).find("sm_90") != std::string::npos)
+      for (const auto& use : usesOf(argv[i])) uses.insert(use);
+  if (uses.empty()) {
     std::fprintf(stderr, "usage: kernel_table REPORT...: ptxas' reports, one of them for sm_90\n");
     return 1;
   }
@@ -93,13 +100,12 @@ int main(int argc, char** argv) {
     const bool shares = slimTreeSharesLambda(up);
     const double lambda = shares ? 4.0 / slimTreeUnit(up) : 0;
     if (slimTreeGathers(up))
-      row(spec, "survey", slimKernel_survey, up, nullptr, 4 + (double)sizeof(slimPartial) / slimTreeUnit(up),
-          registers);
-    row(spec, "encode", slimKernel_encode_fp32, up, nullptr, 4 + sent + lambda, registers);
-    if (!shares) row(spec, "encode, ef", slimKernel_encode_fp32, up, nullptr, 12 + sent, registers);
+      row(spec, "survey", slimKernel_survey, up, nullptr, 4 + (double)sizeof(slimPartial) / slimTreeUnit(up), uses);
+    row(spec, "encode", slimKernel_encode_fp32, up, nullptr, 4 + sent + lambda, uses);
+    if (!shares) row(spec, "encode, ef", slimKernel_encode_fp32, up, nullptr, 12 + sent, uses);
     row(spec, "reduce of 8", shares ? slimKernel_reduce_signs : slimKernel_reduce_fp32, up, down,
-        8 * sent + (down || shares ? sent + lambda : 4), registers);
-    row(spec, "decode", slimKernel_decode_fp32, up, nullptr, 4 + sent + 2 * lambda, registers);
+        8 * sent + (down || shares ? sent + lambda : 4), uses);
+    row(spec, "decode", slimKernel_decode_fp32, up, nullptr, 4 + sent + 2 * lambda, uses);
     slimCompressorDestroy(c);
   }
   return 0;

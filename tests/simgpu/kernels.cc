@@ -3,6 +3,10 @@
 
 #include "tests/simgpu/library.h"
 
+#define DECLARE(name, args) extern "C" void slim_##name(const args);
+SLIM_WARP_KERNELS(DECLARE)
+#undef DECLARE
+
 #define AT SIMGPU_AT
 SIMGPU_POINTERS(slimEncodeArgs, AT(tree), AT(step), AT(x), AT(s), AT(v), AT(payload), AT(stats), AT(scratch),
                 AT(lambda), AT(shapes), AT(partials), AT(mean))

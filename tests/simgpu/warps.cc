@@ -1,0 +1,2 @@
+// The kernels of warps.cu, for the table in kernels.cc.
+#include "compress/cuda/warps.cu"
