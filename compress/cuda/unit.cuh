@@ -356,11 +356,14 @@ SLIM_FN void slimTakeUnit(int32_t type, const void* x, uint64_t off, uint32_t nv
 SLIM_FN void slimGiveUnit(int32_t type, void* y, uint64_t off, uint32_t nv, const float* v) {
   if (nv == SLIM_WARP_UNIT && slimFourAligned(type, y, off)) {
     if (type == slimFloat32) {
-      SLIM_EACH_QUAD(i, nv) * (float4*)((float*)y + off + slimPlace(i)) = slimQuad(v, i);
-    } else if (type == slimFloat16) {
-      SLIM_EACH_QUAD(i, nv) slimPutFour(slimFloat16, y, off + slimPlace(i), slimQuad(v, i));
+      uint4* to = (uint4*)((float*)y + off) + slimThread();
+      SLIM_EACH_ROW(r)
+      to[32 * r] =
+          make_uint4(slimBits(v[4 * r]), slimBits(v[4 * r + 1]), slimBits(v[4 * r + 2]), slimBits(v[4 * r + 3]));
     } else {
-      SLIM_EACH_QUAD(i, nv) slimPutFour(slimBfloat16, y, off + slimPlace(i), slimQuad(v, i));
+      uint2* to = (uint2*)((uint16_t*)y + off) + slimThread();
+      SLIM_EACH_ROW(r)
+      to[32 * r] = make_uint2(slimTwo(type, v[4 * r], v[4 * r + 1]), slimTwo(type, v[4 * r + 2], v[4 * r + 3]));
     }
     return;
   }

@@ -87,8 +87,8 @@ std::map<std::string, Use> report(const std::string& path) {
 }
 
 // A multiprocessor has 65536 registers. A warp that has a unit in registers: 512 threads at once, which is 16 units of
-// 512 elements in flight, 384 in a reduce or on sm_80, 640 decoding. A thread block, codecs by themselves: 1024; those
-// that compute more 768, or 512; any tree 256, or decoded 512.
+// 512 elements in flight, 384 in a reduce or on sm_80 (256 in one below a rotation), 640 decoding. A thread block,
+// codecs by themselves: 1024; those that compute more 768, or 512; any tree 256, or decoded 512.
 unsigned mostRegisters(const std::string& name, const std::string& arch) {
   const auto is = [&](std::initializer_list<const char*> ends) {
     return std::any_of(ends.begin(), ends.end(), [&](const std::string& end) {
@@ -99,6 +99,7 @@ unsigned mostRegisters(const std::string& name, const std::string& arch) {
   unsigned threads = 512;
   const auto starts = [&](const char* with) { return name.rfind(with, 0) == 0; };
   if (starts("slim_warp_decode_")) return 65536 / 640 / 8 * 8;
+  if (starts("slim_warp_reduce_turned_")) return 65536 / 256 / 8 * 8;
   if (starts("slim_warp_")) return 65536 / (starts("slim_warp_reduce_") || arch == "sm_80" ? 384 : 512) / 8 * 8;
   if (is({"_fp32", "_fp16", "_bf16", "_fp8", "_sign"})) threads = 1024;
   if (is({"_onebit", "_qsgd", "_natural"})) threads = 768;
