@@ -21,9 +21,9 @@ using ref::Type;
 // ---- Inputs ---------------------------------------------------------------------------------------------------------
 
 const char* nameOf(Input input) {
-  static const char* const kNames[] = {"normal",  "laplace",  "heavy tail", "sparse", "constant",  "denormal",
-                                       "zero",    "huge",     "tiny",       "spike",  "scales",    "ties",
-                                       "integer", "plateaus", "comb",       "gaps",   "non-finite"};
+  static const char* const kNames[] = {"normal",  "laplace",  "heavy tail", "sparse", "constant", "denormal",
+                                       "zero",    "huge",     "tiny",       "spike",  "scales",   "ties",
+                                       "integer", "plateaus", "non-finite", "comb",   "gaps"};
   return kNames[static_cast<int>(input)];
 }
 

@@ -29,9 +29,9 @@ enum class Input {
   kTies,       // few magnitudes, many times each
   kInteger,    // small integers and halves: sums and roundings hit ties
   kPlateaus,   // 64 times the same magnitude: all sit at the top level, which rounding may overshoot
+  kNonFinite,  // normal, with NaN, Inf and −Inf in some places
   kComb,       // one large value in 512: where a sample of a piece begins
   kGaps,       // rising, but zero where a sample of a piece looks
-  kNonFinite,  // normal, with NaN, Inf and −Inf in some places
 };
 const char* nameOf(Input input);
 extern const std::vector<Input> kFiniteInputs;
