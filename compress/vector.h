@@ -52,6 +52,16 @@ static inline slimBitsVector slimAllBits(uint32_t x) { return (slimBitsVector){0
 static inline slimVector slimFlipped(slimVector x, slimBitsVector signs) {
   return (slimVector)((slimBitsVector)x ^ signs);
 }
+/* a ± x, minus where signs (a constant) has the sign bit: by a fused multiplication with ±1, which rounds once, too. */
+static inline slimVector slimAddSigned(slimVector a, slimVector x, slimBitsVector signs) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_fmadd_ps((__m512)x, (__m512)(signs | 0x3f800000u), (__m512)a);
+#elif defined(__FMA__)
+  return (slimVector)_mm256_fmadd_ps((__m256)x, (__m256)(signs | 0x3f800000u), (__m256)a);
+#else
+  return a + slimFlipped(x, signs);
+#endif
+}
 
 /* The product of the low halves of 64-bit lanes. */
 static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
@@ -204,6 +214,16 @@ static inline slimHalfVector slimSignedBytesAt(const void* codes, uint32_t i) {
 #endif
 }
 static inline slimVector slimToFloats(slimSignedVector x) { return __builtin_convertvector(x, slimVector); }
+static inline slimVector slimSmaller(slimVector a, slimVector b) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (slimVector)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  const slimSignedVector smaller = a < b;
+  return (slimVector)(((slimSignedVector)a & smaller) | ((slimSignedVector)b & ~smaller));
+#endif
+}
 
 /* Fetches what the next unit will touch: the hardware's prefetchers lose streams that are visited in turn. */
 static inline void slimPrefetch(const void* at, size_t bytes) {

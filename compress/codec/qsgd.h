@@ -96,6 +96,38 @@ SLIM_FN slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t 
   return slimToFloats((wide ? slimHalvesAt(codes, i) : slimBytesAt(codes, i)) - levels);
 }
 
+#if !defined(SLIM_CUDA) && defined(__BMI2__)
+/* One vector at i, of stochastic ternary codes: a bit for each that is not zero, and for each value below zero. Returns
+ * w·q. With one level, slimQsgdLevel is a ≥ 1 or y < a. */
+SLIM_ALWAYS slimVector slimTernaryVector(const float* v, uint32_t i, float p, float r, const uint32_t* words,
+                                         uint32_t* some, uint32_t* below) {
+  const slimVector w = slimLoad(v, i) * p, size = slimAbs(w);
+  const slimVector y = slimToFloats((slimSignedVector)(*(const slimBitsVector*)(words + i) >> 8)) * 0x1p-24f + 0x1p-25f;
+  const slimVector rest = slimSmaller(y, (slimVector){0} + 0x1.fffffep-1f) - size * r;
+  const uint32_t set = slimBelowZero(rest), negative = slimBelowZero(w);
+  memcpy((uint8_t*)some + i / 8, &set, SLIM_LANES / 8);
+  memcpy((uint8_t*)below + i / 8, &negative, SLIM_LANES / 8);
+  return (slimVector)((slimSignedVector)size & (rest < 0));
+}
+/* A block of them. lsq: wq = tree(w·q), qq = tree(q·q). */
+static inline void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
+                                    bool lsq, const uint32_t* words, float* wq, float* qq) {
+  const uint64_t even = 0x5555555555555555u;
+  uint32_t some[SLIM_MAX_BLOCK / 32], below[SLIM_MAX_BLOCK / 32], count = 0;
+  SLIM_ASSUME_BLOCK(size);
+  if (lsq)
+    SLIM_TREE_SUM(*wq, size, i, slimTernaryVector(v, i, p, r, words, some, below));
+  else
+    SLIM_EACH_VECTOR(i, size) slimTernaryVector(v, i, p, r, words, some, below);
+  for (uint32_t i = 0; i < size / 32; i++) {
+    const uint64_t codes = _pdep_u64(~some[i], even) | _pdep_u64(some[i] & ~below[i], even << 1);
+    memcpy(out + 8 * i, &codes, 8);
+    count += (uint32_t)__builtin_popcount(some[i]);
+  }
+  *qq = (float)count;
+}
+#endif
+
 SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
   const uint32_t size = b->size;
   const int32_t levels = (int32_t)node->levels;
@@ -114,6 +146,14 @@ SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const flo
 
   void* codes = b->scratch;
   uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
+#if !defined(SLIM_CUDA) && defined(__BMI2__)
+  if (levels == 1 && !node->nearest) {
+    float wq = 0, qq;
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
+    slimTernaryCodes(sec[1], v, size, p, r, node->lsq, words, &wq, &qq);
+    return slimStoreScale(sec[0], !node->lsq ? m : qq > 0 ? wq / qq : 0, normal, 1);
+  }
+#endif
   if (node->nearest) {
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdNearest(v[i] * p, r, levels));

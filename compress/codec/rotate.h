@@ -22,9 +22,9 @@ static inline const char* slimSetup_rotate(slimNode* node, const slimOptionValue
 
 #if defined(SLIM_ISA) /* the CPU kernels */
 
-/* Lane j: x[j] + x[j^h] where bit h of j is clear, x[j^h] − x[j] where it is set. */
+/* Lane j: x[j^h] + x[j] where bit h of j is clear, x[j^h] − x[j] where it is set. */
 #define SLIM_BUTTERFLY(x, other, negative) \
-  (__builtin_shuffle((x), (slimBitsVector)other) + (slimVector)((slimBitsVector)(x) ^ ((slimBitsVector)negative << 31)))
+  slimAddSigned(__builtin_shuffle((x), (slimBitsVector)other), (x), (slimBitsVector)negative << 31)
 static inline slimVector slimHadamardLanes(slimVector x) {
   x = SLIM_BUTTERFLY(x, SLIM_LIST16(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14),
                      SLIM_LIST16(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1));

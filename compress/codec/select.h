@@ -271,14 +271,21 @@ static inline bool slimEncode_topk(const slimNode* node, const slimBlock* b, con
   slimCutSections(node, sec, temp);
   return true;
 }
-static inline void slimDecode_topk(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
-  if (!slimDecodePresence(node, b, sec, out)) return;
-  slimSelected s = slimSelectedOf(node, b);
+/* The indices and values of a block; 0 or how many. */
+static inline uint32_t slimDecodeSelected(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                          slimSelected* s) {
+  if (node->chance < 1 && !*sec[node->sections - 1]) return 0;
+  *s = slimSelectedOf(node, b);
   uint8_t* temp[SLIM_MAX_SECTIONS];
-  slimSelectedSections(node, &s, temp);
-  slimDecodeIndices(node, b, &s, sec);
+  slimSelectedSections(node, s, temp);
+  slimDecodeIndices(node, b, s, sec);
   slimUncutSections(node, sec, temp);
-  slimDecodeNode(slimInner(node, 0), &s.block, temp, s.values);
+  slimDecodeNode(slimInner(node, 0), &s->block, temp, s->values);
+  return s->taken;
+}
+static inline void slimDecode_topk(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+  slimSelected s = {.taken = 0};
+  slimDecodeSelected(node, b, sec, &s);
   slimScatter(b, &s, out);
 }
 static inline bool slimEncode_randk(const slimNode* node, const slimBlock* b, const float* restrict v,

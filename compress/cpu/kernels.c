@@ -135,18 +135,6 @@ static bool slimIsSparse(const slimTree* tree) {
   const slimOp op = slimRoot(tree)->op;
   return slimSelector(tree) || op == slimOp_topk || op == slimOp_randk;
 }
-/* The indices and values of a block; 0 or how many. */
-static inline uint32_t slimDecodeSelected(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
-                                          slimSelected* s) {
-  if (node->chance < 1 && !*sec[node->sections - 1]) return 0;
-  *s = slimSelectedOf(node, b);
-  uint8_t* temp[SLIM_MAX_SECTIONS];
-  slimSelectedSections(node, s, temp);
-  slimDecodeIndices(node, b, s, sec);
-  slimUncutSections(node, sec, temp);
-  slimDecodeNode(slimInner(node, 0), &s->block, temp, s->values);
-  return s->taken;
-}
 /* out += factor·û of a block's selector; factor is 1 or −1. */
 static void slimAddSelected(const slimTree* tree, const slimLayout* layout, const uint8_t* payload, uint64_t unit,
                             uint32_t nv, const slimBlock* region, float factor, float* out) {
