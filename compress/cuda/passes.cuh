@@ -1,4 +1,5 @@
-/* encode, reduce and decode for one type of reals: included by kernels.cu with REAL, SLIM_REAL_IS_FLOAT and SLIM_NAME.
+/* encode, reduce and decode for one type of reals: included by kernels.cu and warps.cu (SLIM_WARP), with REAL,
+ * SLIM_REAL_IS_FLOAT and SLIM_NAME.
  * `shape`, a constant, says which trees a kernel takes. What C's functions of the same names do in cpu/passes.h. */
 
 /* A team's arrays for one unit: reals u, floats v (those of u, if reals are floats), the sections, the codec's scratch.

@@ -26,7 +26,6 @@ enum { SLIM_SCRATCH = 3 * SLIM_WARP_UNIT };
 enum { SLIM_OWN = SLIM_WARP_UNIT / 32, SLIM_ROWS = SLIM_WARP_UNIT / 128 };
 #define SLIM_EACH(i, n) SLIM_UNROLL for (uint32_t i = 0; (void)(n), i < SLIM_OWN; i++)
 #define SLIM_EACH_FROM(i, from, n) SLIM_EACH(i, n) if (slimPlace(i) >= (from))
-#define SLIM_EACH_QUAD(i, n) SLIM_UNROLL for (uint32_t i = 0; (void)(n), i < SLIM_OWN; i += 4)
 #define SLIM_EACH_ROW(r) SLIM_UNROLL for (uint32_t r = 0; r < SLIM_ROWS; r++)
 /* A thread's own signs are one word, bit i that of index i. */
 #define SLIM_EACH_WORD(i, n) for (uint32_t i = 0; (void)(n), i < 1; i++)
