@@ -30,6 +30,11 @@ const char* slimCollectiveName(int collective) {
   return collective > 0 && collective <= slimCollectiveAllGather ? names[collective] : names[0];
 }
 
+const char* slimAlgorithmName(slimAlgorithm algorithm) {
+  static const char* const names[] = {"auto", "two-shot", "one-shot", "linear"};
+  return names[algorithm];
+}
+
 slimResult_t slimCommCreate(slimComm** comm, slimTransport* transport, const slimSettings* settings) {
   slimComm* c = calloc(1, sizeof *c);
   if (!c) {

@@ -11,6 +11,8 @@ extern "C" {
 
 /* Values are slimAlgo_t's. */
 typedef enum { slimAlgorithmAuto, slimAlgorithmTwoShot, slimAlgorithmOneShot, slimAlgorithmLinear } slimAlgorithm;
+/* "two-shot", … */
+const char* slimAlgorithmName(slimAlgorithm algorithm);
 
 typedef enum {
   slimCollectiveAllReduce = 1,

@@ -38,7 +38,8 @@ typedef struct slimCudaComm {
   bool takesTurns;     /* the call under way shares its graph with other threads' */
   space *spaces, *now; /* now: of the call under way */
   CUevent mark[slimMarks];
-  bool stuck; /* work that may never end: what it uses stays */
+  CUevent started, stopped; /* of the clock */
+  bool stuck;               /* work that may never end: what it uses stays */
   uint8_t* arena;
   span* spans;
   /* In pinned memory: */
@@ -172,6 +173,22 @@ static slimResult_t idle(slimComm* comm, double timeout) {
     }
     nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
   }
+}
+
+static slimResult_t clockOf(slimComm* comm, bool stop) {
+  cudaComm* c = comm->cuda;
+  SLIM_CU(EventRecord, stop ? c->stopped : c->started, c->stream);
+  return slimSuccess;
+}
+
+static slimResult_t clocked(slimComm* comm, double* seconds) {
+  float milliseconds = 0;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  const CUresult error = slimCu.EventElapsedTime(&milliseconds, comm->cuda->started, comm->cuda->stopped);
+  SLIM_CU(ThreadExchangeStreamCaptureMode, &mode);
+  *seconds = 1e-3 * (double)milliseconds;
+  return error == CUDA_SUCCESS ? slimSuccess : slimDriverFail(error, "EventElapsedTime");
 }
 
 /* Atomics that a peer carries out are NVLink's. */
@@ -626,6 +643,8 @@ static void discard(cudaComm* c) {
   }
   for (int m = 0; m < slimMarks; m++)
     if (c->mark[m]) (void)slimCu.EventDestroy(c->mark[m]);
+  if (c->started) (void)slimCu.EventDestroy(c->started);
+  if (c->stopped) (void)slimCu.EventDestroy(c->stopped);
   if (c->own) (void)slimCu.StreamDestroy(c->own);
   if (c->arena) (void)slimCu.MemFree(at(c->arena));
   if (c->report) keep(c->report, c->pinnedBytes);
@@ -662,6 +681,8 @@ static const slimDevice slimCuda = {.readable = false,
                                     .domain = domain,
                                     .limit = limit,
                                     .busy = busy,
+                                    .clock = clockOf,
+                                    .clocked = clocked,
                                     .words = words,
                                     .stage = stage,
                                     .alloc = alloc,
@@ -713,6 +734,8 @@ static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings
   c->pinnedBytes = slimAlign64(sizeof(uint64_t) * (size_t)(ranks + 2) + mirrors) + firstsBytes;
   SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
   for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
+  SLIM_CU(EventCreate, &c->started, CU_EVENT_DEFAULT);
+  SLIM_CU(EventCreate, &c->stopped, CU_EVENT_DEFAULT);
   SLIM_CU(MemAlloc, &arena, bytes);
   c->arena = (uint8_t*)(uintptr_t)arena;
   c->report = reuse(&c->pinnedBytes);

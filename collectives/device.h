@@ -49,6 +49,10 @@ typedef struct slimDevice {
 
   /* Calls may not have ended yet. NULL where readable. */
   bool (*busy)(struct slimComm* comm);
+  /* A clock that starts and stops as what was enqueued before has ended, and the seconds in between once it has. NULL
+   * where readable. */
+  slimResult_t (*clock)(struct slimComm* comm, bool stop);
+  slimResult_t (*clocked)(struct slimComm* comm, double* seconds);
   /* ranks + 1 words in host memory that the device can read and write. NULL where readable. */
   uint64_t* (*words)(struct slimComm* comm);
 

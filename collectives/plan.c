@@ -2,11 +2,6 @@
 
 #include <stdlib.h>
 
-const char* slimAlgorithmName(slimAlgorithm algorithm) {
-  static const char* const names[] = {"auto", "two-shot", "one-shot", "linear"};
-  return names[algorithm];
-}
-
 /* ---- What the movers' lanes add up to: sent[r] bytes of rank r --------------------------------------------------- */
 
 static void addTwoShot(const slimTensor* t, uint64_t* sent) {

@@ -20,8 +20,6 @@ typedef struct {
  * memory. Fails as the tensor's first call would. */
 slimResult_t slimPlanAllReduce(slimPlan* plan, slimCompressor* compressor, const slimSettings* settings,
                                const slimDevice* device, int ranks, slimDataType_t type, uint64_t count);
-/* "two-shot", … */
-const char* slimAlgorithmName(slimAlgorithm algorithm);
 
 #ifdef __cplusplus
 }

@@ -176,13 +176,13 @@ static slimResult_t turn(slimCall* call, uint64_t slices, const slimStage stages
   return slimSuccess;
 }
 
-static slimPlan planOf(const slimTensor* t, slimCall* call) {
+static slimStepPlan planOf(const slimTensor* t, slimCall* call) {
   const slimFeedback *up = &t->compressor->up.feedback, *down = &t->compressor->down.feedback;
   const bool downlink = slimMoverOf(t) == &slimTwoShot;
   const slimSettings* set = &t->comm->settings;
   uint64_t warmup = up->warmup;
   if (downlink && down->warmup > warmup) warmup = down->warmup;
-  slimPlan p = {0};
+  slimStepPlan p = {0};
   p.warmup = t->step < warmup;
   if (p.warmup) return p;
   const bool first = t->step == warmup;
@@ -232,7 +232,7 @@ static void addPhase(slimCall* call, slimPhase phase) { call->phases[call->numPh
 /* What the plan comes to. Called when the step is certain to take place. */
 static slimResult_t layPhases(slimCall* call) {
   slimTensor* t = call->tensor;
-  const slimPlan* p = &call->plan;
+  const slimStepPlan* p = &call->plan;
   if (t->shift) {
     if (t->s.data)
       SLIM_CHECK(call->comm->device->write(call->comm, t->s.data, t->shift, t->s.n * slimRealBytes(t->type)));
@@ -342,7 +342,7 @@ static slimResult_t check(slimCall* call, slimCallRecord* record) {
                     (unsigned long long)t->shiftCount, slimTypeName(t->shiftType), (unsigned long long)call->count,
                     slimTypeName(call->type));
   const slimMover* mover = slimMoverOf(t);
-  const slimPlan* p = &call->plan;
+  const slimStepPlan* p = &call->plan;
   call->plan = planOf(t, call);
   call->up = t->compressor->up;
   call->downlink = t->compressor->down;
@@ -445,7 +445,7 @@ static slimResult_t advance(slimOperation* operation, bool* done) {
     t->spoiled = true;
     return result;
   }
-  const slimPlan* p = &call->plan;
+  const slimStepPlan* p = &call->plan;
   if (*done && call->whole) SLIM_CHECK(slimHierarchyGather(call));
   if (*done) SLIM_CHECK(call->comm->device->endStep(call));
   if (*done) finish(call, !(p->warmup || p->init || p->initDown || p->replace));
@@ -457,7 +457,7 @@ slimResult_t slimStepReserve(const slimCall* wanted) {
   slimComm* comm = call.comm;
   slimCallRecord record = {0};
   const bool fresh = !call.tensor->started;
-  SLIM_CHECK(comm->device->enter(comm, call.base.stream, false));
+  SLIM_CHECK(comm->device->enter(comm, call.base.stream, call.base.own));
   const slimResult_t result = comm->device->leave(comm, check(&call, &record));
   call.fresh = fresh;
   if (result != slimSuccess) abandon(&call.base);

@@ -38,7 +38,7 @@ typedef struct {
 /* What a step does besides, or instead of, its compressed exchange. */
 typedef struct {
   bool warmup, init, initDown, replace, resync, prime;
-} slimPlan;
+} slimStepPlan;
 
 /* A run of the pipeline over all slices. */
 typedef struct {
@@ -63,7 +63,7 @@ struct slimCall {
   bool asked, begun; /* the ranks compare their calls; it takes place */
   bool finite;       /* of all ranks' x, where the plan wants to know */
   slimCallRecord record;
-  slimPlan plan;
+  slimStepPlan plan;
   slimPhase phases[3];
   int numPhases, phase; /* the one under way, */
   uint64_t turn;        /* and its turn */

@@ -136,7 +136,7 @@ slimStamp slimStampOf(const slimTensor* t, int rank, bool down) {
 static slimResult_t choose(const slimTensor* t, uint64_t count, slimAlgorithm* chosen) {
   const slimCompressor* c = t->compressor;
   const slimTree* up = c->up.tree;
-  const slimAlgorithm asked = t->comm->settings.algorithm;
+  const slimAlgorithm asked = t->asked != slimAlgorithmAuto ? t->asked : t->comm->settings.algorithm;
   const char* name = slimCollectiveName((int)t->collective);
   const bool global = slimTreeIsGlobal(up) || slimTreeIsGlobal(c->down.tree);
   const bool linear = slimTreeIsLinear(up) && t->type != slimFloat64, host = t->comm->device->readable;

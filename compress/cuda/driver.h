@@ -46,6 +46,7 @@ extern "C" {
   X(EventCreate, 2000)                               \
   X(EventDestroy, 4000)                              \
   X(EventRecord, 2000)                               \
+  X(EventElapsedTime, 2000)                          \
   X(StreamCreate, 2000)                              \
   X(StreamDestroy, 4000)                             \
   X(StreamSynchronize, 2000)                         \

@@ -20,9 +20,9 @@ typedef struct {
   slimTensor_t tensor;
 } stateless;
 
-/* What auto measured for a rule. */
+/* What auto measured for a spec. */
 typedef struct {
-  const slimPolicyAction* action;
+  const char* spec; /* an action's, without feedback */
   slimAutoModel model;
 } measurement;
 
@@ -183,6 +183,66 @@ void slimChannelDestroy(slimChannel* c) {
 
 uint64_t slimChannelOrder(const slimChannel* c) { return c->order; }
 
+/* ---- auto ------------------------------------------------------------------------------------------------------- */
+
+static const slimAutoModel* modelOf(const slimChannel* c, const char* spec) {
+  for (int i = 0; i < c->numMeasurements; i++)
+    if (!strcmp(c->measurements[i].spec, spec)) return &c->measurements[i].model;
+  return NULL;
+}
+
+/* The way that auto chose for call's size; slimAutoPlain also where it has nothing to choose. */
+static int wayOf(const slimChannel* c, const slimChannelCall* call) {
+  const slimPolicyAction* action = call->action;
+  const slimAutoModel* model = action->measured ? modelOf(c, action->spec[slimSpecStateless]) : NULL;
+  const slimPolicyCall* p = &call->call;
+  return model ? slimAutoChoose(model, p->type, p->bytes / slimTypeBytes(p->type)) : slimAutoPlain;
+}
+
+static void keep(slimChannel* c, const slimAutoJob* job) {
+  char text[512];
+  measurement* grown = realloc(c->measurements, (size_t)(c->numMeasurements + 1) * sizeof *grown);
+  if (!grown) return slimWarn("communicator %s: no memory for what auto measured: %s stays plain", c->name, job->spec);
+  c->measurements = grown;
+  grown[c->numMeasurements++] = (measurement){job->spec, job->model};
+  slimAutoDescribe(&job->model, text, sizeof text);
+  bool some = false;
+  for (int way = slimAutoPlain + 1; way < slimAutoWays; way++) some |= job->model.line[way].possible;
+  if (some && job->model.line[slimAutoPlain].possible)
+    slimLog(slimLogInfo, slimLogTuning, "communicator %s: auto(%s): %s", c->name, job->spec, text);
+  else
+    slimWarn("communicator %s: auto(%s) stays plain, since it could not be measured: %s", c->name, job->spec, job->why);
+}
+
+void slimChannelsMeasure(slimChannel* const* channels, const slimPolicyCall* kinds, int n, const slimPolicy* policy) {
+  slimAutoJob* jobs = calloc((size_t)n, sizeof *jobs);
+  slimChannel** whose = calloc((size_t)n, sizeof *whose);
+  for (int rule = 0; jobs && whose && rule < slimPolicyRules(policy); rule++) {
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+      slimChannel* c = channels[i];
+      const slimPolicyAction* action = c ? slimPolicyMeasured(policy, rule, &kinds[i]) : NULL;
+      if (!action || modelOf(c, action->spec[slimSpecStateless])) continue;
+      jobs[count] = (slimAutoJob){.comm = c->comm, .spec = action->spec[slimSpecStateless], .slot = c->slots++};
+      whose[count++] = c;
+    }
+    if (count) slimAutoMeasure(jobs, count);
+    for (int i = 0; i < count; i++) keep(whose[i], &jobs[i]);
+  }
+  if (!jobs || !whose) slimWarn("no memory to measure %d communicators: auto stays plain", n);
+  free(jobs);
+  free(whose);
+}
+
+/* Where ranks may wait for each other in a call, its first one is early enough. */
+static void measureNow(slimChannel* c, const char* spec) {
+  slimAutoJob job = {.comm = c->comm, .spec = spec, .slot = c->slots++, .plain = c->plain, .context = c->context};
+  slimAutoMeasure(&job, 1);
+  keep(c, &job);
+}
+
+/* ---- A call's tensor -------------------------------------------------------------------------------------------- */
+
 static const char* specOf(const slimChannelCall* call, int part) {
   const slimCollective c = call->call.collective;
   const bool both = c == slimCollectiveAllReduce || c == slimCollectiveReduce;
@@ -201,6 +261,13 @@ static void sayFull(slimChannel* c, const char* why) {
         "SLIM_STATE_BYTES",
         c->name, why);
   c->full = true;
+}
+
+static slimResult_t openTensor(slimChannel* c, const slimChannelCall* call, const char* spec, slimTensor_t* tensor) {
+  SLIM_CHECK(slimTensorCreate(tensor, c->comm, spec, c->slots));
+  c->slots++;
+  (*tensor)->asked = (slimAlgorithm)wayOf(c, call);
+  return slimSuccess;
 }
 
 /* Whether the device has room for tensor's state: the same on all ranks. Where it has not, the tensor is gone. */
@@ -239,10 +306,7 @@ static slimResult_t reserveOnHost(slimChannel* c, const slimChannelCall* call, s
   sayFull(c, why);
   slimTensorDestroy(*tensor);
   *tensor = NULL;
-  SLIM_CHECK(
-      slimTensorCreate(tensor, c->comm, call->action->biased ? "fp32" : specOf(call, slimSpecStateless), c->slots));
-  c->slots++;
-  return slimSuccess;
+  return openTensor(c, call, call->action->biased ? "fp32" : specOf(call, slimSpecStateless), tensor);
 }
 
 /* *tensor NULL: there is no room. */
@@ -254,16 +318,14 @@ static slimResult_t bareTensor(slimChannel* c, const slimChannelCall* call, uint
   stateless* grown = realloc(c->bare, (size_t)(c->numBare + 1) * sizeof *grown);
   if (!grown) return slimFail(slimSystemError, "no memory for a tensor");
   c->bare = grown;
-  SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecStateless), c->slots));
-  c->slots++;
+  SLIM_CHECK(openTensor(c, call, specOf(call, slimSpecStateless), tensor));
   SLIM_CHECK(reserve(c, call, tensor));
   c->bare[c->numBare++] = (stateless){key, *tensor};
   return slimSuccess;
 }
 
 static slimResult_t statefulTensor(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
-  SLIM_CHECK(slimTensorCreate(tensor, c->comm, specOf(call, slimSpecFull), c->slots));
-  c->slots++;
+  SLIM_CHECK(openTensor(c, call, specOf(call, slimSpecFull), tensor));
   return c->asynchronous ? reserve(c, call, tensor) : reserveOnHost(c, call, tensor);
 }
 
@@ -308,34 +370,6 @@ static slimResult_t run(slimChannel* c, const slimChannelCall* call, slimTensor_
 }
 
 slimResult_t slimChannelRunPlain(slimChannel* c, const slimChannelCall* call) { return run(c, call, NULL); }
-
-/* auto: is it worth it for this call? Measured at the rule's first one. */
-static slimResult_t worthwhile(slimChannel* c, const slimChannelCall* call, bool* yes) {
-  measurement* m = c->measurements;
-  while (m < c->measurements + c->numMeasurements && m->action != call->action) m++;
-  if (m == c->measurements + c->numMeasurements) {
-    measurement* grown = realloc(c->measurements, (size_t)(c->numMeasurements + 1) * sizeof *grown);
-    if (!grown) return slimFail(slimSystemError, "no memory to measure the link");
-    c->measurements = grown;
-    m = &grown[c->numMeasurements++];
-    m->action = call->action;
-    SLIM_CHECK(
-        slimAutoMeasure(&m->model, c->comm, call->action->spec[slimSpecStateless], c->slots++, c->plain, c->context));
-    const slimAutoModel* a = &m->model;
-    char from[32] = "no tensor";
-    const uint64_t threshold = slimAutoThreshold(a);
-    if (threshold < 1024)
-      snprintf(from, sizeof from, "all tensors");
-    else if (threshold < UINT64_MAX)
-      snprintf(from, sizeof from, "tensors from %.0f KiB", (double)threshold / 1024);
-    slimLog(slimLogInfo, slimLogTuning,
-            "communicator %s: plain %.3f ms + %.2f ms/MB, %s %.3f ms + %.2f ms/MB: auto compresses %s", c->name,
-            1e3 * a->plainStart, 1e9 * a->plainPerByte, call->action->spec[slimSpecFull], 1e3 * a->slimStart,
-            1e9 * a->slimPerByte, from);
-  }
-  *yes = slimAutoCompresses(&m->model, call->call.bytes);
-  return slimSuccess;
-}
 
 /* All ranks compare the periods that they see. */
 static slimResult_t learn(slimChannel* c) {
@@ -503,14 +537,12 @@ slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* p
   const uint64_t key = keyOf(call);
   *plain = false;
   c->calls++;
-  if (call->action->measured && c->plain) {
-    bool yes = false;
-    SLIM_CHECK(worthwhile(c, call, &yes));
-    if (!yes) {
-      *plain = true;
-      *reason = slimReasonAuto;
-      return slimSuccess;
-    }
+  const char* bare = call->action->spec[slimSpecStateless];
+  if (call->action->measured && c->plain && !modelOf(c, bare)) measureNow(c, bare);
+  if (call->action->measured && wayOf(c, call) == slimAutoPlain) {
+    *plain = true;
+    *reason = slimReasonAuto;
+    return slimSuccess;
   }
   if (c->asynchronous) return runAsynchronously(c, call, key, plain, reason);
   const slimResult_t result = runAgreed(c, call, key, plain, reason);

@@ -24,11 +24,15 @@ typedef struct {
   slimStream_t stream;
 } slimChannelCall;
 
-/* Takes comm over, also on error. plain: what auto compares with; NULL: auto compresses always. */
+/* Takes comm over, also on error. plain: what auto compares with, at its first call; NULL: slimChannelsMeasure does. */
 slimResult_t slimChannelCreate(slimChannel** channel, slimComm_t comm, const slimEnvironment* environment,
                                uint64_t order, const char* name, slimPlainSum plain, void* context);
 void slimChannelDestroy(slimChannel* channel);
 uint64_t slimChannelOrder(const slimChannel* channel);
+
+/* For the auto rules of policy: measures new channels (NULL: none) of this thread, of whose kinds the rules speak, side
+ * by side with the other ranks. What has not been measured stays plain. */
+void slimChannelsMeasure(slimChannel* const* channels, const slimPolicyCall* kinds, int n, const slimPolicy* policy);
 
 /* Runs the call, or (*plain) leaves it to the caller, on all ranks alike and with no buffer changed: *reason says why.
  * On error the call has failed for good. Inside slimGroupStart and slimGroupEnd what it runs is kept until the end;

@@ -216,6 +216,20 @@ static entry* add(const slimNcclMade* made) {
   return e;
 }
 
+/* Now, since later no call may wait. */
+static void measure(entry* const* entries, int n) {
+  slimChannel** channels = calloc((size_t)n, sizeof *channels);
+  slimPolicyCall* kinds = calloc((size_t)n, sizeof *kinds);
+  for (int i = 0; i < n && channels && kinds; i++) {
+    if (!entries[i]) continue;
+    channels[i] = entries[i]->channel;
+    kinds[i] = kindOf(entries[i]);
+  }
+  if (channels && kinds && job.policy) slimChannelsMeasure(channels, kinds, n, job.policy);
+  free(channels);
+  free(kinds);
+}
+
 static void made(const slimNcclMade* list, int n) {
   entry** entries = calloc((size_t)n, sizeof(entry*));
   slimComm_t* comms = calloc((size_t)n, sizeof *comms);
@@ -237,9 +251,11 @@ static void made(const slimNcclMade* list, int n) {
     }
   }
   if (slimGroupEnd() != slimSuccess) slimWarn("%s. The communicator stays plain", slimGetLastError());
+  for (int i = 0; i < n; i++)
+    if (comms[i]) open(entries[i], comms[i]);
+  measure(entries, n);
   for (int i = 0; i < n; i++) {
     if (!entries[i]) continue;
-    if (comms[i]) open(entries[i], comms[i]);
     pthread_mutex_lock(&job.lock);
     entries[i]->next = job.entries;
     job.entries = entries[i];

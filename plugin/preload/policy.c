@@ -14,7 +14,7 @@ typedef struct {
   uint64_t low, high;
 } range;
 
-typedef struct {
+typedef struct rule {
   uint32_t collectives, types, ops; /* bits; 0: any */
   range bytes, ranks, order;
   bool sized;    /* bytes= is given: SLIM_MIN_BYTES does not count */
@@ -295,10 +295,20 @@ const slimPolicyAction* slimPolicyFind(const slimPolicy* policy, const slimPolic
   return NULL;
 }
 
+/* call: as far as it is known of all calls on a communicator. */
+static bool concerns(const rule* r, const slimPolicyCall* call) {
+  return call->ranks > 1 && r->action.spec[0] && in(r->ranks, (uint64_t)call->ranks) && in(r->order, call->order) &&
+         (!r->name || !fnmatch(r->name, call->name, 0)) && (!r->everyone || call->whole);
+}
+
 bool slimPolicyConcerns(const slimPolicy* policy, const slimPolicyCall* call) {
-  for (const rule* r = policy->rules; r < policy->rules + policy->n && call->ranks > 1; r++)
-    if (r->action.spec[0] && in(r->ranks, (uint64_t)call->ranks) && in(r->order, call->order) &&
-        (!r->name || !fnmatch(r->name, call->name, 0)) && (!r->everyone || call->whole))
-      return true;
+  for (int i = 0; i < policy->n; i++)
+    if (concerns(&policy->rules[i], call)) return true;
   return false;
+}
+
+int slimPolicyRules(const slimPolicy* policy) { return policy->n; }
+const slimPolicyAction* slimPolicyMeasured(const slimPolicy* policy, int rule, const slimPolicyCall* call) {
+  const struct rule* r = &policy->rules[rule];
+  return r->action.measured && concerns(r, call) ? &r->action : NULL;
 }

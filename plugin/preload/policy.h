@@ -65,6 +65,9 @@ void slimPolicyDestroy(slimPolicy* policy);
 const slimPolicyAction* slimPolicyFind(const slimPolicy* policy, const slimPolicyCall* call, slimReason* reason);
 /* Some rule compresses calls on such a communicator; call: as far as it is known of all of them. */
 bool slimPolicyConcerns(const slimPolicy* policy, const slimPolicyCall* call);
+/* Rules, in their order; the action of one that is auto and compresses calls on such a communicator, else NULL. */
+int slimPolicyRules(const slimPolicy* policy);
+const slimPolicyAction* slimPolicyMeasured(const slimPolicy* policy, int rule, const slimPolicyCall* call);
 /* Some rule looks at the call's order. */
 bool slimPolicyUsesOrder(const slimPolicy* policy);
 /* Of everything that ranks must have alike: rules and settings. */

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <fstream>
 #include <map>
+#include <regex>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -172,6 +173,114 @@ TEST_P(NcclPreload, EveryCollectiveByRule) {
         Count(exact.text, Untouched(6 * ranks(), "neither allreduce nor reduce-scatter, and no rule asks for it")), 1)
         << exact.text;
   }
+}
+
+// ---- auto ---------------------------------------------------------------------------------------------------------
+
+// The lines "communicator C: auto(…" without what stands before; one a rank.
+std::vector<std::string> Tables(const Result& r) {
+  std::vector<std::string> tables;
+  for (size_t at = r.text.find(": auto("); at != std::string::npos; at = r.text.find(": auto(", at + 1)) {
+    const size_t from = r.text.rfind("communicator ", at);
+    tables.push_back(r.text.substr(from, r.text.find('\n', at) - from));
+  }
+  return tables;
+}
+
+// Measured when the communicator is made, also in a group with another one: all ranks have the same table. Which way is
+// the fastest here means nothing; sums are alike and within bounds whatever it is.
+TEST_P(NcclPreload, AutoIsMeasuredAtCreation) {
+  const std::string script =
+      "init 0; buffers am 20000 f32; buffers bn 20001 f16; buffers co 100 f32; buffers d 70000 f64;"
+      "loop 2; fill abcd random 1; allreduce mno abc * sum; check t mno; allreduce d = * avg; check t d; end;"
+      "destroy 0";
+  for (const std::string as : {"threads", "processes", "one"})
+    for (const char* rate : {"", "SIMGPU_RATE=1000000 "}) {
+      SCOPED_TRACE(as + " " + rate);
+      if (*rate && (as != "one" || ranks() == 8)) continue; /* slow */
+      const Result r =
+          Play({std::string(rate) + "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO", "", as}, ranks(), script);
+      ASSERT_EQ(r.status, 0) << r.text;
+      for (const char* label : {"tm", "tn", "to", "td"}) {
+        EXPECT_LE(r[label + std::string(".off")], kBound8) << label;
+        EXPECT_EQ(r[label + std::string(".differ")], 0) << label;
+      }
+      const auto tables = Tables(r);
+      EXPECT_EQ(tables.size(), ranks() > 1 ? ranks() : 0) << r.text;
+      for (const auto& table : tables) {
+        EXPECT_EQ(table, tables[0]);
+        EXPECT_EQ(table.find("communicator 0: auto(up=qsgd(bits=8)): plain "), 0) << table;
+        for (const char* way : {", two-shot ", ", one-shot "}) EXPECT_NE(table.find(way), std::string::npos) << table;
+      }
+    }
+}
+
+// A link on which plain takes some fifty times as long: compressed, with the memory that the cycle gives, and the way
+// that the table names is the one that sends.
+TEST(NcclPreloadAuto, CompressesOnSlowLinks) {
+  const std::string script =
+      "init 0; buffers am 30000 f32; loop 3; fill a random 1; allreduce m a * sum; check t m; end; capture;"
+      "allreduce m a * sum; end_capture; replay; check u m; destroy 0";
+  const Result r =
+      Play({"SIMGPU_RATE=200000 SLIM_COMPRESS='auto(ef(qsgd(bits=4)))' SLIM_CYCLE=1 SLIM_DEBUG=INFO SLIM_STATS=1"}, 3,
+           script);
+  ExpectCompressed(r, 3, "m", 2. / 7 + 1. / 49);
+  EXPECT_GT(r["um.off"], 1e-5) << "the captured call was not compressed";
+  EXPECT_EQ(r["um.differ"], 0);
+  const auto tables = Tables(r);
+  ASSERT_EQ(tables.size(), 3) << r.text;
+  const std::string choices = tables[0].substr(tables[0].rfind(": "));
+  std::string way;
+  const std::regex entry("(one|two)-shot(?: from ([0-9.]+) KiB)?");
+  for (std::sregex_iterator c(choices.begin(), choices.end(), entry), end; c != end; ++c)
+    if (!(*c)[2].matched || std::stod((*c)[2]) < 117) way = (*c)[1];
+  // 4 bits and a scale a 512 values: 15.5 kB. A plain ring sends 4/3 of 120 kB, one-shot twice the message, two-shot
+  // 4/3 of it.
+  std::smatch found;
+  ASSERT_TRUE(std::regex_search(r.text, found, std::regex(" +0 +3 +30000 +([0-9.]+) "))) << r.text;
+  EXPECT_NEAR(std::stod(found[1]), way == "one" ? 160. / 31 : 120. / 15.5, .3) << tables[0];
+}
+
+// No room to measure in: plain, and a warning; other communicators have theirs.
+TEST(NcclPreloadAuto, NeedsRoom) {
+  const Result r = Play({"SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_STATE_BYTES=1M SLIM_STATS=1"}, 2,
+                        "init 0; buffers am 20000 f32; fill a random 1; allreduce m a * sum; check t m; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r["tm.off"], 0);
+  EXPECT_EQ(Count(r.text, "auto(up=qsgd(bits=8)) stays plain, since it could not be measured: "), 2) << r.text;
+  EXPECT_EQ(Count(r.text, Untouched(2, "plain is as fast, as auto measured")), 1) << r.text;
+}
+
+// Each rule that concerns a communicator, a spec once; the parts of a job side by side.
+TEST(NcclPreloadAuto, MeasuresWhatTheRulesSay) {
+  const std::string policy =
+      "ranks=4 bytes=1M.. -> auto(topk(ratio=0.01))\n"
+      "ranks=4 -> auto(qsgd(bits=8))\n"
+      "ranks=2 -> auto(ef(qsgd(bits=8)))\n";
+  const std::string script =
+      "init 0; split 1 0 2; on 1; buffers am 20000 f32; fill a random 1; allreduce m a * sum; check t m; on 0;"
+      "fill a random 1; allreduce m a * sum; check u m; destroy 1; destroy 0";
+  for (const char* as : {"threads", "one"}) {
+    const Result r = Play({"SLIM_DEBUG=INFO", policy, as}, 4, script);
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_LE(r["tm.off"], kBound8);
+    EXPECT_LE(r["um.off"], kBound8);
+    EXPECT_EQ(Count(r.text, "communicator 0: auto(up=topk(ratio=0.01)): "), 4) << r.text;
+    EXPECT_EQ(Count(r.text, "communicator 0: auto(up=qsgd(bits=8)): "), 4) << r.text;
+    EXPECT_EQ(Count(r.text, "communicator 1: auto(up=qsgd(bits=8)): "), 4) << r.text;
+    EXPECT_EQ(Tables(r).size(), 12) << r.text;
+  }
+}
+
+// In a hierarchy the compressed sums go across, and plain is NCCL's own between all.
+TEST(NcclPreloadAuto, MeasuresHierarchies) {
+  const Result r = Play({"SIMGPU_NVLINK=2 SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO"}, 4,
+                        "init 0; buffers am 20000 f32; fill a random 1; allreduce m a * sum; check t m; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(Count(r.text, "plain in each of 2 domains of 2 ranks"), 4) << r.text;
+  EXPECT_EQ(Count(r.text, "communicator 0: auto(up=qsgd(bits=8)): plain "), 4) << r.text;
+  EXPECT_LE(r["tm.off"], kBound8);
+  EXPECT_EQ(r["tm.differ"], 0);
 }
 
 // ---- What stays NCCL's --------------------------------------------------------------------------------------------

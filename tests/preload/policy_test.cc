@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "plugin/preload/auto.h"
 #include "plugin/preload/environment.h"
 
 namespace {
@@ -120,16 +119,6 @@ TEST(Policy, AutoIsMeasured) {
   EXPECT_STREQ(automatic.Action(Gradient())->spec[slimSpecStateless], "up=qsgd(bits=4)");
   EXPECT_FALSE(Policy("", "qsgd(bits=4)").Action(Gradient())->measured);
   EXPECT_EQ(mistaken.error.substr(0, 21), "FILE:1:27: bad spec: ") << mistaken.error;
-}
-
-// Where plain and compressed times cross, by hand: 1 ms + 8 ms/MB against 2 ms + 2 ms/MB is at 1/6 MB; 5% are left.
-TEST(Auto, DecidesByTheLines) {
-  const slimAutoModel slow = {1e-3, 8e-9, 2e-3, 2e-9}, fast = {1e-5, 1e-10, 1e-4, 3e-10}, always = {1, 1, 0, 0};
-  EXPECT_FALSE(slimAutoCompresses(&slow, 150000));
-  EXPECT_TRUE(slimAutoCompresses(&slow, 200000));
-  EXPECT_EQ(slimAutoThreshold(&slow), 1u << 18);
-  EXPECT_EQ(slimAutoThreshold(&fast), UINT64_MAX);
-  EXPECT_EQ(slimAutoThreshold(&always), 1u);
 }
 
 TEST(Policy, TheFirstRuleThatMatchesWins) {
