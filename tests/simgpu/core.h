@@ -81,12 +81,21 @@ extern Running* running; /* the operation that holds the lock */
 /* ---- Devices, memory ------------------------------------------------------------------------------------------------
  */
 
+/* Of stream-ordered allocations: it counts them, and keeps what the program sets. */
+struct Pool {
+  int device;
+  uint64_t used = 0, high = 0; /* bytes */
+  std::map<CUmemPool_attribute, uint64_t> settings;
+  std::set<int> peers;
+};
+
 struct Allocation {
   uintptr_t device; /* address as the program sees it */
   size_t size;
   int ordinal;
   uint64_t number; /* of its process, from 1 on */
   bool live;
+  std::shared_ptr<Pool> pool; /* may be null */
 };
 
 struct Host {
@@ -101,17 +110,20 @@ struct Context {
   int ordinal = 0;
   int retained = 0;
   unsigned flags = 0;
-  unsigned peers = 0; /* devices whose memory its kernels may touch */
+  unsigned peers = 0; /* devices whose memory its kernels may touch, */
+  unsigned pools = 0; /* and those with a pool that they may */
   size_t used = 0;
   CUresult error = CUDA_SUCCESS;
   std::shared_ptr<Stream> legacy;
+  std::shared_ptr<Pool> pool, newestPool; /* the device's own; what cuMemAllocAsync takes from */
+  MarkPtr settled;                        /* comes before all that is enqueued from now on */
 };
 Context* contextOf(int ordinal); /* null if there is no such device */
 int deviceCount();               /* SIMGPU_DEVICES */
 
 constexpr size_t kDeviceBytes = size_t{16} << 30;
 
-CUresult allocate(int device, size_t bytes, CUdeviceptr* p);
+CUresult allocate(int device, size_t bytes, CUdeviceptr* p, std::shared_ptr<Pool> pool = nullptr);
 /* Never-written bytes are reported, but no fault. */
 void tolerate(const Allocation*);
 void release(Allocation*);
@@ -158,6 +170,7 @@ struct Capture {
   size_t thread;
   Stream* origin;
   bool broken = false;
+  size_t inside = 0; /* the thread that is adding to the graph; 0: none */
   std::shared_ptr<Graph> graph = std::make_shared<Graph>();
   std::vector<Stream*> streams;
 };

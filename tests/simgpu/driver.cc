@@ -51,6 +51,7 @@ const ErrorText kErrors[] = {
     E(ERROR_HOST_MEMORY_NOT_REGISTERED, "pointer does not correspond to a registered memory region"),
     E(ERROR_ILLEGAL_INSTRUCTION, "an illegal instruction was encountered"),
     E(ERROR_MISALIGNED_ADDRESS, "misaligned address"),
+    E(ERROR_ASSERT, "device-side assert triggered"),
     E(ERROR_LAUNCH_FAILED, "unspecified launch failure"),
     E(ERROR_NOT_SUPPORTED, "operation not supported"),
     E(ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing"),
@@ -62,6 +63,9 @@ const ErrorText kErrors[] = {
     E(ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream"),
     E(ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream"),
     E(ERROR_STREAM_CAPTURE_WRONG_THREAD, "attempt to terminate a thread-local capture sequence from another thread"),
+    E(ERROR_GRAPH_EXEC_UPDATE_FAILURE,
+      "the graph update was not performed because it included changes which violated constraints specific to "
+      "instantiated graph update"),
     E(ERROR_UNKNOWN, "unknown error"),
 };
 #undef E
@@ -153,44 +157,95 @@ CUresult checkRange(uintptr_t p, size_t bytes) {
   return CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult copy(Lock& lock, uintptr_t to, uintptr_t from, size_t bytes, Stream* s, bool synchronous) {
-  if (!bytes) return CUDA_SUCCESS;
-  const bool toDevice = isDevice(to), fromDevice = isDevice(from);
-  if (toDevice) TRY(checkRange(to, bytes));
-  if (fromDevice) TRY(checkRange(from, bytes));
-  CHECK(to && from, INVALID_VALUE);
+// Rows of a copy or memset: `pitch` bytes apart, and a slice of them `slice` bytes from the next.
+struct Place {
+  uintptr_t at;
+  size_t pitch = 0, slice = 0;
+};
+struct Extent {
+  size_t width; /* bytes */
+  size_t height = 1, depth = 1;
+  bool empty() const { return !width || !height || !depth; }
+  size_t from(const Place& p) const { return (depth - 1) * p.slice + (height - 1) * p.pitch + width; } /* to its end */
+  bool fits(const Place& p) const {
+    return (height == 1 && depth == 1) || (p.pitch >= width && (depth == 1 || p.slice >= height * p.pitch));
+  }
+  template <typename Row>
+  bool forEach(Row row) const {
+    for (size_t z = 0; z < depth; z++)
+      for (size_t y = 0; y < height; y++)
+        if (!row(z, y)) return false;
+    return true;
+  }
+};
+uintptr_t rowOf(const Place& p, size_t z, size_t y) { return p.at + z * p.slice + y * p.pitch; }
+
+CUresult copy(Lock& lock, Place to, Place from, Extent size, Stream* s, bool synchronous) {
+  if (size.empty()) return CUDA_SUCCESS;
+  CHECK(size.fits(to) && size.fits(from), INVALID_VALUE);
+  const bool toDevice = isDevice(to.at), fromDevice = isDevice(from.at);
+  if (toDevice) TRY(checkRange(to.at, size.from(to)));
+  if (fromDevice) TRY(checkRange(from.at, size.from(from)));
+  CHECK(to.at && from.at, INVALID_VALUE);
   if (synchronous) TRY(unsafeCall());
   TRY(enqueue(s, "copy", [=](Running&) {
-    if (fromDevice && !touch(from, bytes, false, !toDevice, "a copy")) return;
-    if (toDevice && !touch(to, bytes, true, false, "a copy")) return;
-    memmove((void*)(toDevice ? to + kSpan : to), (const void*)(fromDevice ? from + kSpan : from), bytes);
-    if (fromDevice && toDevice) copyState(to, from, bytes);
+    size.forEach([=](size_t z, size_t y) {
+      const uintptr_t t = rowOf(to, z, y), f = rowOf(from, z, y);
+      if (fromDevice && !touch(f, size.width, false, !toDevice, "a copy")) return false;
+      if (toDevice && !touch(t, size.width, true, false, "a copy")) return false;
+      memmove((void*)(toDevice ? t + kSpan : t), (const void*)(fromDevice ? f + kSpan : f), size.width);
+      if (fromDevice && toDevice) copyState(t, f, size.width);
+      return true;
+    });
   }));
   if (s->capture) return CUDA_SUCCESS;
   // Pageable memory is done with when the call returns, as is any memory of the host after a synchronous copy.
-  const bool pageable = (!toDevice && !hostAt(to, bytes)) || (!fromDevice && !hostAt(from, bytes));
+  const bool pageable =
+      (!toDevice && !hostAt(to.at, size.from(to))) || (!fromDevice && !hostAt(from.at, size.from(from)));
   if (!pageable && !(synchronous && !(toDevice && fromDevice))) return CUDA_SUCCESS;
   Context* c = s->context;
   await(lock, MarkPtr(s->last));
   return c->error;
 }
 
+CUresult copyBox(const CUDA_MEMCPY3D* c, CUstream h, bool synchronous) {
+  BEGIN_STREAM(h);
+  CHECK(c && !c->srcLOD && !c->dstLOD, INVALID_VALUE);
+  CHECK(c->srcMemoryType != CU_MEMORYTYPE_ARRAY && c->dstMemoryType != CU_MEMORYTYPE_ARRAY, NOT_SUPPORTED);
+  const uintptr_t src = c->srcMemoryType == CU_MEMORYTYPE_HOST ? (uintptr_t)c->srcHost : c->srcDevice,
+                  dst = c->dstMemoryType == CU_MEMORYTYPE_HOST ? (uintptr_t)c->dstHost : c->dstDevice;
+  auto place = [](uintptr_t p, size_t pitch, size_t height, size_t x, size_t y, size_t z) {
+    return Place{p + z * pitch * height + y * pitch + x, pitch, pitch * height};
+  };
+  return copy(lock, place(dst, c->dstPitch, c->dstHeight, c->dstXInBytes, c->dstY, c->dstZ),
+              place(src, c->srcPitch, c->srcHeight, c->srcXInBytes, c->srcY, c->srcZ),
+              {c->WidthInBytes, c->Height, c->Depth}, s, synchronous);
+}
+
+template <typename T>
+CUresult fill(Place p, T value, Extent size, CUstream h, bool synchronous) {
+  BEGIN_STREAM(h);
+  if (size.empty()) return CUDA_SUCCESS;
+  CHECK(p.at % sizeof(T) == 0 && p.pitch % sizeof(T) == 0 && size.fits(p), INVALID_VALUE);
+  if (synchronous) TRY(unsafeCall());
+  const bool host = !isDevice(p.at);
+  if (host)
+    CHECK(hostAt(p.at, size.from(p)), INVALID_VALUE);
+  else
+    TRY(checkRange(p.at, size.from(p)));
+  return enqueue(s, "memset", [=](Running&) {
+    size.forEach([=](size_t z, size_t y) {
+      const uintptr_t row = rowOf(p, z, y);
+      if (!host && !touch(row, size.width, true, false, "a memset")) return false;
+      T* to = (T*)(host ? row : row + kSpan);
+      std::fill(to, to + size.width / sizeof(T), value);
+      return true;
+    });
+  });
+}
 template <typename T>
 CUresult fill(CUdeviceptr p, T value, size_t count, CUstream h, bool synchronous) {
-  BEGIN_STREAM(h);
-  if (!count) return CUDA_SUCCESS;
-  CHECK(p % sizeof(T) == 0, INVALID_VALUE);
-  if (synchronous) TRY(unsafeCall());
-  const bool host = !isDevice(p);
-  if (host)
-    CHECK(hostAt(p, count * sizeof(T)), INVALID_VALUE);
-  else
-    TRY(checkRange(p, count * sizeof(T)));
-  return enqueue(s, "memset", [=](Running&) {
-    if (!host && !touch(p, count * sizeof(T), true, false, "a memset")) return;
-    T* to = (T*)(host ? p : p + kSpan);
-    std::fill(to, to + count, value);
-  });
+  return fill(Place{p}, value, Extent{count * sizeof(T)}, h, synchronous);
 }
 
 CUresult captureInfo(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id) {
@@ -342,6 +397,9 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute what, CUdevice devi
       {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0},
       {CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED, 1},
       {CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM, 1},
+      {CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY, 1},
+      {CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, 1},
+      {CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED, 1},
       {CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 1},
       {CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT, 512},
   };
@@ -579,6 +637,11 @@ CUresult cuMemAlloc(CUdeviceptr* p, size_t bytes) {
   TRY(unsafeCall());
   return allocate(c->ordinal, bytes, p);
 }
+CUresult cuMemAllocPitch(CUdeviceptr* p, size_t* pitch, size_t width, size_t height, unsigned int) {
+  CHECK(pitch && width && height, INVALID_VALUE);
+  *pitch = (width + 511) / 512 * 512;
+  return cuMemAlloc(p, *pitch * height);
+}
 // Memory of the host, which devices reach at the same address.
 CUresult cuMemAllocManaged(CUdeviceptr* p, size_t bytes, unsigned int flags) {
   BEGIN_CONTEXT;
@@ -610,11 +673,147 @@ CUresult cuMemFree(CUdeviceptr p) {
   release(a);
   return c->error;
 }
+/* Pools: of a device, and of stream-ordered allocations only. What peers may do is not told apart by pool: one that may
+ * access a pool may access the device. */
+static std::shared_ptr<Pool> newPool(int device) {
+  auto pool = std::make_shared<Pool>();
+  pool->device = device;
+  for (auto reuse : {CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES, CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC,
+                     CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES})
+    pool->settings[reuse] = 1;
+  pool->settings[CU_MEMPOOL_ATTR_RELEASE_THRESHOLD] = 0;
+  return pool;
+}
+static void openPools(Context* c) {
+  if (c->pool) return;
+  CUmemoryPool ignored;
+  c->pool = c->newestPool = newPool(c->ordinal);
+  put(c->pool, &ignored);
+}
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device) {
+  BEGIN;
+  Context* c = contextOf(device);
+  CHECK(pool, INVALID_VALUE);
+  CHECK(c, INVALID_DEVICE);
+  openPools(c);
+  *pool = reinterpret_cast<CUmemoryPool>(c->pool.get());
+  return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice device) {
+  BEGIN;
+  Context* c = contextOf(device);
+  CHECK(pool, INVALID_VALUE);
+  CHECK(c, INVALID_DEVICE);
+  openPools(c);
+  *pool = reinterpret_cast<CUmemoryPool>(c->newestPool.get());
+  return CUDA_SUCCESS;
+}
+CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool h) {
+  BEGIN;
+  Context* c = contextOf(device);
+  auto pool = get<Pool>(h);
+  CHECK(c, INVALID_DEVICE);
+  CHECK(pool && pool->device == device, INVALID_VALUE);
+  openPools(c);
+  c->newestPool = pool;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemPoolCreate(CUmemoryPool* h, const CUmemPoolProps* props) {
+  BEGIN;
+  CHECK(h && props && props->allocType == CU_MEM_ALLOCATION_TYPE_PINNED, INVALID_VALUE);
+  CHECK(props->location.type == CU_MEM_LOCATION_TYPE_DEVICE && !props->handleTypes, NOT_SUPPORTED);
+  CHECK(contextOf(props->location.id), INVALID_DEVICE);
+  put(newPool(props->location.id), h);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemPoolDestroy(CUmemoryPool h) {
+  BEGIN;
+  auto pool = get<Pool>(h);
+  CHECK(pool, INVALID_VALUE);
+  Context* c = contextOf(pool->device);
+  CHECK(pool != c->pool, INVALID_VALUE);
+  if (c->newestPool == pool) c->newestPool = c->pool;
+  live<Pool>().erase(pool.get());
+  return CUDA_SUCCESS;
+}
+CUresult cuMemPoolTrimTo(CUmemoryPool h, size_t) {
+  BEGIN;
+  CHECK(get<Pool>(h), INVALID_VALUE);
+  return CUDA_SUCCESS;
+}
+static bool isFlag(CUmemPool_attribute what) { return what <= CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES; }
+CUresult cuMemPoolSetAttribute(CUmemoryPool h, CUmemPool_attribute what, void* value) {
+  BEGIN;
+  auto pool = get<Pool>(h);
+  CHECK(pool && value, INVALID_VALUE);
+  const uint64_t given = isFlag(what) ? (uint64_t) * (int*)value : *(cuuint64_t*)value;
+  if (what == CU_MEMPOOL_ATTR_USED_MEM_HIGH || what == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH) {
+    CHECK(!given, INVALID_VALUE);
+    pool->high = pool->used;
+    return CUDA_SUCCESS;
+  }
+  CHECK(pool->settings.count(what), INVALID_VALUE);
+  pool->settings[what] = given;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemPoolGetAttribute(CUmemoryPool h, CUmemPool_attribute what, void* value) {
+  BEGIN;
+  auto pool = get<Pool>(h);
+  CHECK(pool && value, INVALID_VALUE);
+  switch (what) {
+    case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
+      *(cuuint64_t*)value = pool->used;
+      return CUDA_SUCCESS;
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+      *(cuuint64_t*)value = pool->high;
+      return CUDA_SUCCESS;
+    default:
+      CHECK(pool->settings.count(what), INVALID_VALUE);
+      if (isFlag(what))
+        *(int*)value = (int)pool->settings[what];
+      else
+        *(cuuint64_t*)value = pool->settings[what];
+      return CUDA_SUCCESS;
+  }
+}
+CUresult cuMemPoolSetAccess(CUmemoryPool h, const CUmemAccessDesc* list, size_t count) {
+  BEGIN;
+  auto pool = get<Pool>(h);
+  CHECK(pool && (list || !count), INVALID_VALUE);
+  for (size_t i = 0; i < count; i++) {
+    Context* c = list[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE ? contextOf(list[i].location.id) : nullptr;
+    CHECK(c, INVALID_DEVICE);
+    const bool may = list[i].flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    CHECK(may || c->ordinal != pool->device, INVALID_VALUE);
+    if (may) pool->peers.insert(c->ordinal), c->pools |= 1u << pool->device;
+    if (!may) pool->peers.erase(c->ordinal);
+  }
+  return CUDA_SUCCESS;
+}
+CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool h, CUmemLocation* location) {
+  BEGIN;
+  auto pool = get<Pool>(h);
+  CHECK(pool && flags && location && location->type == CU_MEM_LOCATION_TYPE_DEVICE, INVALID_VALUE);
+  *flags = location->id == pool->device || pool->peers.count(location->id) ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                                                                           : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr* p, size_t bytes, CUmemoryPool h, CUstream stream) {
+  BEGIN_STREAM(stream);
+  auto pool = get<Pool>(h);
+  CHECK(p && pool, INVALID_VALUE);
+  CHECK(!s->capture, NOT_SUPPORTED);
+  return allocate(pool->device, bytes, p, pool);
+}
 CUresult cuMemAllocAsync(CUdeviceptr* p, size_t bytes, CUstream h) {
   BEGIN_STREAM(h);
   CHECK(p, INVALID_VALUE);
   CHECK(!s->capture, NOT_SUPPORTED);
-  return allocate(s->context->ordinal, bytes, p);
+  openPools(s->context);
+  const std::shared_ptr<Pool> pool = s->context->newestPool;
+  return allocate(pool->device, bytes, p, pool);
 }
 CUresult cuMemFreeAsync(CUdeviceptr p, CUstream h) {
   BEGIN_STREAM(h);
@@ -680,11 +879,11 @@ CUresult cuMemHostGetFlags(unsigned int* flags, void* p) {
 
 CUresult cuMemcpy(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
   BEGIN_STREAM(nullptr);
-  return copy(lock, to, from, bytes, s, true);
+  return copy(lock, {to}, {from}, {bytes}, s, true);
 }
 CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream h) {
   BEGIN_STREAM(h);
-  return copy(lock, to, from, bytes, s, false);
+  return copy(lock, {to}, {from}, {bytes}, s, false);
 }
 CUresult cuMemcpyPeer(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t bytes) {
   return cuMemcpy(to, from, bytes);
@@ -703,6 +902,35 @@ CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream h)
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream h) {
   return cuMemcpyAsync(to, from, bytes, h);
+}
+CUresult cuMemcpy3D(const CUDA_MEMCPY3D* c) { return copyBox(c, nullptr, true); }
+CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D* c, CUstream h) { return copyBox(c, h, false); }
+static CUDA_MEMCPY3D boxOf(const CUDA_MEMCPY2D& c) {
+  CUDA_MEMCPY3D box = {};
+#define SAME(member) box.member = c.member
+  SAME(srcXInBytes), SAME(srcY), SAME(srcMemoryType), SAME(srcHost), SAME(srcDevice), SAME(srcArray), SAME(srcPitch);
+  SAME(dstXInBytes), SAME(dstY), SAME(dstMemoryType), SAME(dstHost), SAME(dstDevice), SAME(dstArray), SAME(dstPitch);
+  SAME(WidthInBytes), SAME(Height);
+#undef SAME
+  box.Depth = 1;
+  return box;
+}
+CUresult cuMemcpy2D(const CUDA_MEMCPY2D* c) {
+  CHECK(c, INVALID_VALUE);
+  const CUDA_MEMCPY3D box = boxOf(*c);
+  return cuMemcpy3D(&box);
+}
+CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D* c) { return cuMemcpy2D(c); }
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D* c, CUstream h) {
+  CHECK(c, INVALID_VALUE);
+  const CUDA_MEMCPY3D box = boxOf(*c);
+  return cuMemcpy3DAsync(&box, h);
+}
+CUresult cuMemsetD2D8(CUdeviceptr p, size_t pitch, unsigned char v, size_t width, size_t height) {
+  return fill({p, pitch}, v, {width, height}, nullptr, true);
+}
+CUresult cuMemsetD2D8Async(CUdeviceptr p, size_t pitch, unsigned char v, size_t width, size_t height, CUstream h) {
+  return fill({p, pitch}, v, {width, height}, h, false);
 }
 CUresult cuMemsetD8(CUdeviceptr p, unsigned char v, size_t n) { return fill(p, v, n, nullptr, true); }
 CUresult cuMemsetD16(CUdeviceptr p, unsigned short v, size_t n) { return fill(p, v, n, nullptr, true); }
@@ -921,6 +1149,48 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* h, CUgraph graph, unsigned lon
   put(e, h);
   return CUDA_SUCCESS;
 }
+CUresult cuGraphInstantiateWithParams(CUgraphExec* h, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS* params) {
+  CHECK(params, INVALID_VALUE);
+  const CUresult error = cuGraphInstantiateWithFlags(h, graph, params->flags);
+  params->hErrNode_out = nullptr;
+  params->result_out = error == CUDA_SUCCESS ? CUDA_GRAPH_INSTANTIATE_SUCCESS : CUDA_GRAPH_INSTANTIATE_ERROR;
+  return error;
+}
+CUresult cuGraphUpload(CUgraphExec h, CUstream stream) {
+  BEGIN_STREAM(stream);
+  CHECK(get<Executable>(h), INVALID_HANDLE);
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphClone(CUgraph* clone, CUgraph original) {
+  BEGIN;
+  auto g = get<Graph>(original);
+  CHECK(g && clone, INVALID_VALUE);
+  put(std::make_shared<Graph>(*g), clone);
+  return CUDA_SUCCESS;
+}
+/* The new graph must have the same nodes with the same edges. */
+CUresult cuGraphExecUpdate(CUgraphExec h, CUgraph graph, CUgraphExecUpdateResultInfo* info) {
+  BEGIN;
+  auto e = get<Executable>(h);
+  auto g = get<Graph>(graph);
+  CHECK(e && g, INVALID_HANDLE);
+  CHECK(info, INVALID_VALUE);
+  *info = {};
+  auto kind = [](const Node& n) { return n.name.substr(0, n.name.find(' ')); };
+  const auto &before = e->graph->nodes, &after = g->nodes;
+  info->result = CU_GRAPH_EXEC_UPDATE_SUCCESS;
+  if (before.size() != after.size() || e->graph->lanes != g->lanes)
+    info->result = CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
+  for (size_t i = 0; info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS && i < before.size(); i++) {
+    if (before[i].after != after[i].after || before[i].lane != after[i].lane)
+      info->result = CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
+    else if (kind(before[i]) != kind(after[i]))
+      info->result = CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED;
+  }
+  CHECK(info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS, GRAPH_EXEC_UPDATE_FAILURE);
+  e->graph = g;
+  return CUDA_SUCCESS;
+}
 CUresult cuGraphLaunch(CUgraphExec h, CUstream stream) {
   BEGIN_STREAM(stream);
   auto e = get<Executable>(h);
@@ -980,6 +1250,11 @@ CUresult simgpuTolerate(CUdeviceptr p) {
   const Allocation* a = liveAllocation(p);
   CHECK(a, INVALID_VALUE);
   tolerate(a);
+  return CUDA_SUCCESS;
+}
+CUresult simgpuSettle(CUstream h) {
+  BEGIN_STREAM(h);
+  if (!s->capture) s->context->settled = s->last;
   return CUDA_SUCCESS;
 }
 int simgpuDeviceOf(CUstream h) {
@@ -1063,10 +1338,22 @@ const Entry kEntries[] = {
     STREAM(cuLaunchHostFunc, 10000),
     PLAIN(cuMemGetInfo, 3020),
     PLAIN(cuMemAlloc, 3020),
+    PLAIN(cuMemAllocPitch, 3020),
     PLAIN(cuMemAllocManaged, 6000),
     PLAIN(cuMemFree, 3020),
     STREAM(cuMemAllocAsync, 11020),
+    STREAM(cuMemAllocFromPoolAsync, 11020),
     STREAM(cuMemFreeAsync, 11020),
+    PLAIN(cuDeviceGetDefaultMemPool, 11020),
+    PLAIN(cuDeviceGetMemPool, 11020),
+    PLAIN(cuDeviceSetMemPool, 11020),
+    PLAIN(cuMemPoolCreate, 11020),
+    PLAIN(cuMemPoolDestroy, 11020),
+    PLAIN(cuMemPoolTrimTo, 11020),
+    PLAIN(cuMemPoolSetAttribute, 11020),
+    PLAIN(cuMemPoolGetAttribute, 11020),
+    PLAIN(cuMemPoolSetAccess, 11020),
+    PLAIN(cuMemPoolGetAccess, 11020),
     PLAIN(cuMemHostAlloc, 2020),
     PLAIN(cuMemAllocHost, 3020),
     PLAIN(cuMemFreeHost, 2000),
@@ -1084,6 +1371,13 @@ const Entry kEntries[] = {
     STREAM(cuMemcpyHtoDAsync, 3020),
     STREAM(cuMemcpyDtoHAsync, 3020),
     STREAM(cuMemcpyDtoDAsync, 3020),
+    STREAM(cuMemcpy2D, 3020),
+    STREAM(cuMemcpy2DUnaligned, 3020),
+    STREAM(cuMemcpy2DAsync, 3020),
+    STREAM(cuMemcpy3D, 3020),
+    STREAM(cuMemcpy3DAsync, 3020),
+    STREAM(cuMemsetD2D8, 3020),
+    STREAM(cuMemsetD2D8Async, 3020),
     STREAM(cuMemsetD8, 3020),
     STREAM(cuMemsetD16, 3020),
     STREAM(cuMemsetD32, 3020),
@@ -1119,6 +1413,10 @@ const Entry kEntries[] = {
     PLAIN(cuGraphGetNodes, 10000),
     {"cuGraphInstantiate", 12000, (void*)&cuGraphInstantiateWithFlags, (void*)&cuGraphInstantiateWithFlags},
     PLAIN(cuGraphInstantiateWithFlags, 11040),
+    STREAM(cuGraphInstantiateWithParams, 12000),
+    STREAM(cuGraphUpload, 11010),
+    PLAIN(cuGraphClone, 10000),
+    PLAIN(cuGraphExecUpdate, 12000),
     STREAM(cuGraphLaunch, 10000),
     PLAIN(cuGraphExecDestroy, 10000),
     PLAIN(cuGraphDestroy, 10000),

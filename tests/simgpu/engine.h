@@ -45,7 +45,7 @@ inline uint8_t* stateOf(uintptr_t host) { return (uint8_t*)(kState + (host - kHo
 inline Cell* cellOf(uintptr_t host) { return (Cell*)kCells + (host - kHost) / 4; }
 
 /* What a detector found. */
-enum class Finding { race, order, overrun, uninitialised, tolerated, misaligned, barrier, hostAccess, trap };
+enum class Finding { race, order, overrun, uninitialised, tolerated, misaligned, barrier, hostAccess, trap, capture };
 
 struct Hooks {
   /* A new run of the launch's block; what it returns is the number for cells. */

@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "tests/simgpu/core.h"
 
 namespace simgpu {
@@ -103,7 +105,8 @@ const char* const kFindings[] = {"race",
                                  "misaligned",
                                  "barrier",
                                  "host access",
-                                 "trap"};
+                                 "trap",
+                                 "capture by two threads at once"};
 
 CUresult errorOf(Finding what) {
   switch (what) {
@@ -190,7 +193,7 @@ std::string describe(uintptr_t device) {
 /* ---- Allocations
  * ------------------------------------------------------------------------------------------------------ */
 
-CUresult allocate(int device, size_t bytes, CUdeviceptr* p) {
+CUresult allocate(int device, size_t bytes, CUdeviceptr* p, std::shared_ptr<Pool> pool) {
   openWindow();
   Context* c = contextOf(device);
   if (!bytes) return CUDA_ERROR_INVALID_VALUE;
@@ -201,7 +204,8 @@ CUresult allocate(int device, size_t bytes, CUdeviceptr* p) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   const uintptr_t at = next;
   next = (at + bytes + kGap + kAlign - 1) & ~(kAlign - 1);
-  allocations()[at] = {at, bytes, device, ++allocationCount, true};
+  if (pool) pool->high = std::max(pool->high, pool->used += bytes);
+  allocations()[at] = {at, bytes, device, ++allocationCount, true, std::move(pool)};
   memset(stateOf(at + kSpan), kAllocated, bytes);
   c->used += bytes;
   *p = at;
@@ -213,6 +217,7 @@ void tolerate(const Allocation* a) { memset(stateOf(a->device + kSpan), kAllocat
 void release(Allocation* a) {
   a->live = false;
   contextOf(a->ordinal)->used -= a->size;
+  if (a->pool) a->pool->used -= a->size;
   const uintptr_t host = a->device + kSpan;
   forget((uintptr_t)stateOf(host), a->size);
   forget((uintptr_t)cellOf(host), (a->size + 3) / 4 * sizeof(Cell));

@@ -306,9 +306,10 @@ struct Op {
   CUstream stream;
 };
 
-/* Something that all ranks do together, which may block: the making of a communicator, or a call. */
+/* Something that all ranks do together, which may block: the making of a communicator, or a call. Jobs of a group with
+ * the same `among`, in which ranks meet, run one after the other. */
 struct Job {
-  CommPtr comm;
+  CommPtr comm, among;
   std::function<ncclResult_t()> work;
 };
 
@@ -323,27 +324,32 @@ thread_local Group group;
 ncclResult_t launch(std::vector<Op> ops);
 
 ncclResult_t runJobs(std::vector<Job> jobs) {
-  std::vector<ncclResult_t> results(jobs.size(), ncclSuccess);
+  std::map<ncclComm*, std::vector<Job>> lines;
+  for (Job& job : jobs) lines[job.among.get()].push_back(std::move(job));
+  std::vector<ncclResult_t> results(lines.size(), ncclSuccess);
   std::vector<std::thread> threads;
   ncclResult_t answer = ncclSuccess;
-  for (size_t i = 0; i < jobs.size(); i++) {
-    Job& job = jobs[i];
-    auto run = [job] {
-      const ncclResult_t result = job.work();
-      if (result == ncclSuccess)
-        job.comm->state = ncclSuccess;
-      else
+  for (auto& each : lines) {
+    const std::vector<Job>& line = each.second;
+    auto run = [line] {
+      ncclResult_t first = ncclSuccess;
+      for (const Job& job : line) {
+        const ncclResult_t result = job.work();
         job.comm->state = result;
-      return result;
+        if (first == ncclSuccess) first = result;
+      }
+      return first;
     };
-    if (!job.comm->blocking) {
-      job.comm->state = ncclInProgress;
+    const bool blocks = std::any_of(line.begin(), line.end(), [](const Job& job) { return job.comm->blocking; });
+    ncclResult_t& result = results[threads.size()];
+    if (!blocks) {
+      for (const Job& job : line) job.comm->state = ncclInProgress;
       std::thread(run).detach();
       answer = ncclInProgress;
-    } else if (jobs.size() == 1) {
-      results[i] = run();
+    } else if (lines.size() == 1) {
+      result = run();
     } else {
-      threads.emplace_back([run, &results, i] { results[i] = run(); });
+      threads.emplace_back([run, &result] { result = run(); });
     }
   }
   for (std::thread& t : threads) t.join();
@@ -866,7 +872,7 @@ ncclResult_t makeComm(ncclComm_t* out, int ranks, const std::string& id, int ran
   c->state = ncclInProgress;
   *out = nullptr;
   if (!c->blocking) publish(c, out);  // and it is polled
-  return submit(Job{c, [c, out] {
+  return submit(Job{c, c, [c, out] {
                       const ncclResult_t result = join(c.get());
                       return result == ncclSuccess && c->blocking ? publish(c, out) : result;
                     }});
@@ -983,7 +989,7 @@ API(ncclResult_t, ncclCommSplit, ncclComm_t comm, int color, int key, ncclComm_t
   const uint64_t number = ++parent->children;
   if (!child->blocking && color != NCCL_SPLIT_NOCOLOR) publish(child, out);
   return inGroup(submit(Job{
-      child, [=] {
+      child, parent, [=] {
         struct Wish {
           int color, key;
         } mine = {color, key};
@@ -1020,8 +1026,8 @@ API(ncclResult_t, ncclCommShrink, ncclComm_t comm, int* excluded, int count, ncc
   *out = nullptr;
   if (!child->blocking) publish(child, out);
   const uint64_t number = ++parent->children;
-  return inGroup(
-      submit(Job{child, [=] { return makeChild(parent, child, "-" + std::to_string(number) + "s", members, out); }}));
+  return inGroup(submit(
+      Job{child, parent, [=] { return makeChild(parent, child, "-" + std::to_string(number) + "s", members, out); }}));
 }
 
 API(ncclResult_t, ncclCommFinalize, ncclComm_t comm) {
@@ -1108,7 +1114,7 @@ API(ncclResult_t, ncclCommWindowRegister, ncclComm_t comm, void* buffer, size_t 
   FIND_READY(c, comm);
   CHECK(window, ncclInvalidArgument, "ncclCommWindowRegister: NULL");
   TRY(inGroup(checkBuffer("ncclCommWindowRegister", c.get(), "buff", (CUdeviceptr)buffer, bytes)));
-  return inGroup(submit(Job{c, [=] {  // all ranks take part
+  return inGroup(submit(Job{c, c, [=] {  // all ranks take part
                               CHECK(meetInCall(c.get(), "ncclCommWindowRegister"), ncclRemoteError,
                                     "the communicator has ended");
                               *window = static_cast<ncclWindow_t>(malloc(1));

@@ -280,6 +280,38 @@ TEST_P(Nccl, ReplayBesideEagerCalls) {
   });
 }
 
+// Several splits of one communicator in one group, and several windows.
+TEST_P(Nccl, SplitsInAGroup) {
+  onRanks(ranks, [&](int r) {
+    ncclComm_t all, half;
+    OK(ncclGroupStart());
+    OK(ncclCommSplit(comm(r), 0, r, &all, nullptr));
+    OK(ncclCommSplit(comm(r), r % 2, -r, &half, nullptr));
+    OK(ncclGroupEnd());
+    int count, rank;
+    OK(ncclCommCount(all, &count));
+    EXPECT_EQ(count, ranks);
+    OK(ncclCommCount(half, &count));
+    EXPECT_EQ(count, (ranks + 1 - r % 2) / 2);
+    OK(ncclCommUserRank(half, &rank));
+    EXPECT_EQ(rank, count - 1 - r / 2);
+    void *p, *q;
+    ncclWindow_t one, two;
+    OK(ncclMemAlloc(&p, 4096));
+    OK(ncclMemAlloc(&q, 4096));
+    OK(ncclGroupStart());
+    OK(ncclCommWindowRegister(all, p, 4096, &one, NCCL_WIN_COLL_SYMMETRIC));
+    OK(ncclCommWindowRegister(all, q, 4096, &two, NCCL_WIN_COLL_SYMMETRIC));
+    OK(ncclGroupEnd());
+    OK(ncclCommWindowDeregister(all, one));
+    OK(ncclCommWindowDeregister(all, two));
+    OK(ncclMemFree(p));
+    OK(ncclMemFree(q));
+    OK(ncclCommDestroy(half));
+    OK(ncclCommDestroy(all));
+  });
+}
+
 TEST_P(Nccl, SplitAndShrink) {
   onRanks(ranks, [&](int r) {
     ncclComm_t half, rest = nullptr;

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/simgpu/service.h"
@@ -447,6 +449,42 @@ TEST_F(Planted, GraphForksAndJoins) {
     ASSERT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
     ASSERT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
     ASSERT_EQ(cuEventDestroy(event), CUDA_SUCCESS);
+  }
+}
+
+TEST_F(Planted, ThreadsThatCaptureIntoOneGraphAtOnce) {
+  const CUdeviceptr p = zeros(16), q = zeros(16);
+  for (const bool takeTurns : {true, false}) {
+    CUevent event;
+    CUgraph graph = nullptr;
+    std::mutex turn;
+    ASSERT_EQ(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamBeginCapture(a, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
+    ASSERT_EQ(cuEventRecord(event, a), CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamWaitEvent(b, event, 0), CUDA_SUCCESS);
+    auto add = [&](CUstream s, CUdeviceptr to) {
+      EXPECT_EQ(cuCtxSetCurrent(context), CUDA_SUCCESS);
+      for (int i = 0; i < 50; i++) {
+        std::unique_lock<std::mutex> mine(turn, std::defer_lock);
+        if (takeTurns) mine.lock();
+        const CUresult result = cuMemsetD8Async(to, 0, 16, s);
+        EXPECT_TRUE(result == CUDA_SUCCESS || !takeTurns);
+      }
+    };
+    std::thread other(add, b, q);
+    add(a, p);
+    other.join();
+    if (takeTurns) {
+      EXPECT_EQ(cuEventRecord(event, b), CUDA_SUCCESS);
+      EXPECT_EQ(cuStreamWaitEvent(a, event, 0), CUDA_SUCCESS);
+    }
+    EXPECT_EQ(cuStreamEndCapture(a, &graph), takeTurns ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    if (takeTurns)
+      clean();
+    else
+      expectFound(kWrong, {"simgpu: capture by two threads at once", "while another thread adds to the same graph"});
+    EXPECT_TRUE(!graph || cuGraphDestroy(graph) == CUDA_SUCCESS);
+    EXPECT_EQ(cuEventDestroy(event), CUDA_SUCCESS);
   }
 }
 

@@ -1,7 +1,8 @@
 // libcudart.so.13 of the stand-in: the runtime calls of ordinary programs, on top of the stand-in's libcuda. A call
-// that is not here is absent from the library too, so that the loader names it.
+// that is not here answers cudaErrorNotSupported, and says so (unserved.c).
 #include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,45 +21,13 @@ namespace {
 /* ---- Errors ------------------------------------------------------------------------------------------------------ */
 
 // Codes are those of the driver, and texts are its too; names are the runtime's own.
-#define ERRORS(X)                         \
-  X(cudaSuccess)                          \
-  X(cudaErrorInvalidValue)                \
-  X(cudaErrorMemoryAllocation)            \
-  X(cudaErrorInitializationError)         \
-  X(cudaErrorCudartUnloading)             \
-  X(cudaErrorInvalidConfiguration)        \
-  X(cudaErrorInvalidMemcpyDirection)      \
-  X(cudaErrorInsufficientDriver)          \
-  X(cudaErrorInvalidDeviceFunction)       \
-  X(cudaErrorNoDevice)                    \
-  X(cudaErrorInvalidDevice)               \
-  X(cudaErrorInvalidKernelImage)          \
-  X(cudaErrorDeviceUninitialized)         \
-  X(cudaErrorPeerAccessUnsupported)       \
-  X(cudaErrorInvalidResourceHandle)       \
-  X(cudaErrorIllegalState)                \
-  X(cudaErrorSymbolNotFound)              \
-  X(cudaErrorNotReady)                    \
-  X(cudaErrorIllegalAddress)              \
-  X(cudaErrorPeerAccessAlreadyEnabled)    \
-  X(cudaErrorPeerAccessNotEnabled)        \
-  X(cudaErrorSetOnActiveProcess)          \
-  X(cudaErrorHostMemoryAlreadyRegistered) \
-  X(cudaErrorHostMemoryNotRegistered)     \
-  X(cudaErrorIllegalInstruction)          \
-  X(cudaErrorMisalignedAddress)           \
-  X(cudaErrorLaunchFailure)               \
-  X(cudaErrorNotSupported)                \
-  X(cudaErrorStreamCaptureUnsupported)    \
-  X(cudaErrorStreamCaptureInvalidated)    \
-  X(cudaErrorStreamCaptureMerge)          \
-  X(cudaErrorStreamCaptureUnmatched)      \
-  X(cudaErrorStreamCaptureUnjoined)       \
-  X(cudaErrorStreamCaptureIsolation)      \
-  X(cudaErrorStreamCaptureImplicit)       \
-  X(cudaErrorCapturedEvent)               \
-  X(cudaErrorStreamCaptureWrongThread)    \
-  X(cudaErrorUnknown)
+const struct {
+  cudaError_t error;
+  const char* name;
+} kErrors[] = {
+#define SIMGPU_ERROR(name) {name, #name},
+#include "tests/simgpu/errors.inc"
+};
 
 thread_local cudaError_t lastError;
 thread_local int chosen; /* cudaSetDevice */
@@ -95,6 +64,10 @@ CUresult begin() {
   do {                                               \
     if (!(condition)) return keep(cudaError##error); \
   } while (0)
+
+// A call of the runtime that reads as if the host waited for it, though devices go on: programs count on that, and are
+// nearly always right.
+cudaError_t settled(CUresult error) { return keep(error == CUDA_SUCCESS ? simgpuSettle(nullptr) : error); }
 
 CUstream on(cudaStream_t s) { return !s && perThread ? CU_STREAM_PER_THREAD : s; }
 CUdeviceptr address(const void* p) { return reinterpret_cast<CUdeviceptr>(p); }
@@ -166,10 +139,8 @@ thread_local std::vector<Configuration> configurations;
 extern "C" {
 
 const char* cudaGetErrorName(cudaError_t error) {
-#define NAME(name) \
-  if (error == name) return #name;
-  ERRORS(NAME)
-#undef NAME
+  for (const auto& each : kErrors)
+    if (each.error == error) return each.name;
   return "unrecognized error code";
 }
 const char* cudaGetErrorString(cudaError_t error) {
@@ -194,6 +165,11 @@ cudaError_t cudaGetLastError(void) {
   return error;
 }
 cudaError_t cudaPeekAtLastError(void) { return lastError; }
+
+__attribute__((visibility("hidden"))) int simgpuUnserved(const char* function) {
+  fprintf(stderr, "simgpu: %s is not served by this stand-in: it answers cudaErrorNotSupported\n", function);
+  return keep(cudaErrorNotSupported);
+}
 
 /* ---- Devices -------------------------------------------------------------------------------------------------------
  */
@@ -277,6 +253,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   GET(unifiedAddressing, UNIFIED_ADDRESSING);
   GET(streamPrioritiesSupported, STREAM_PRIORITIES_SUPPORTED);
   GET(canUseHostPointerForRegisteredMem, CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM);
+  GET(managedMemory, MANAGED_MEMORY);
+  GET(concurrentManagedAccess, CONCURRENT_MANAGED_ACCESS);
+  GET(hostRegisterSupported, HOST_REGISTER_SUPPORTED);
   GET(memoryPoolsSupported, MEMORY_POOLS_SUPPORTED);
   GET(textureAlignment, TEXTURE_ALIGNMENT);
   GET(pciBusID, PCI_BUS_ID);
@@ -319,6 +298,42 @@ cudaError_t cudaDeviceDisablePeerAccess(int peer) {
   const CUresult error = cuDevicePrimaryCtxRetain(&context, peer);
   return keep(error == CUDA_SUCCESS ? cuCtxDisablePeerAccess(context) : error);
 }
+cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr what, int device, int peer) {
+  CALL(cuDeviceGetP2PAttribute(value, static_cast<CUdevice_P2PAttribute>(what), device, peer));
+}
+cudaError_t cudaChooseDevice(int* device, const cudaDeviceProp* wish) {
+  CHECK(device && wish, InvalidValue);
+  *device = 0;  // they are all alike
+  return cudaSuccess;
+}
+// What is set is remembered; it means nothing here.
+static std::map<cudaLimit, size_t>& limits() {
+  static auto& all = *new std::map<cudaLimit, size_t>{{cudaLimitStackSize, 1024},
+                                                      {cudaLimitPrintfFifoSize, 1 << 20},
+                                                      {cudaLimitMallocHeapSize, 8 << 20},
+                                                      {cudaLimitPersistingL2CacheSize, 0}};
+  return all;
+}
+static std::mutex limitLock;
+cudaError_t cudaDeviceGetLimit(size_t* value, cudaLimit what) {
+  std::lock_guard<std::mutex> guard(limitLock);
+  CHECK(value, InvalidValue);
+  CHECK(limits().count(what), UnsupportedLimit);
+  *value = limits()[what];
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSetLimit(cudaLimit what, size_t value) {
+  std::lock_guard<std::mutex> guard(limitLock);
+  CHECK(limits().count(what), UnsupportedLimit);
+  limits()[what] = value;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetCacheConfig(cudaFuncCache* config) {
+  CHECK(config, InvalidValue);
+  *config = cudaFuncCachePreferNone;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache) { return cudaSuccess; }
 cudaError_t cudaProfilerStart(void) { return cudaSuccess; }
 cudaError_t cudaProfilerStop(void) { return cudaSuccess; }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned int version,
@@ -346,6 +361,20 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = reinterpret_cast<void*>(device);
   return keep(error);
 }
+cudaError_t cudaMallocPitch(void** p, size_t* pitch, size_t width, size_t height) {
+  CHECK(p && pitch, InvalidValue);
+  BEGIN;
+  CUdeviceptr device = 0;
+  CUresult error = width && height ? cuMemAllocPitch(&device, pitch, width, height, 4) : CUDA_SUCCESS;
+  if (device) error = simgpuTolerate(device);
+  *p = reinterpret_cast<void*>(device);
+  return keep(error);
+}
+cudaError_t cudaMalloc3D(cudaPitchedPtr* p, cudaExtent size) {
+  CHECK(p, InvalidValue);
+  *p = {nullptr, 0, size.width, size.height};
+  return cudaMallocPitch(&p->ptr, &p->pitch, size.width, size.height * size.depth);
+}
 cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned int flags) {
   CHECK(p, InvalidValue);
   BEGIN;
@@ -367,11 +396,17 @@ cudaError_t cudaMemPrefetchAsync(const void* p, size_t, cudaMemLocation, unsigne
   CALL(cuStreamGetFlags(on(s), &ignored));
 }
 cudaError_t cudaFree(void* p) { CALL(cuMemFree(address(p))); }
+cudaError_t cudaStreamAttachMemAsync(cudaStream_t s, void* p, size_t, unsigned int) {
+  unsigned ignored;
+  BEGIN;
+  CHECK(isManaged(p), InvalidValue);
+  CALL(cuStreamGetFlags(on(s), &ignored));
+}
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t s) {
   CHECK(p, InvalidValue);
   BEGIN;
   CUdeviceptr device = 0;
-  CUresult error = cuMemAllocAsync(&device, bytes, on(s));
+  CUresult error = bytes ? cuMemAllocAsync(&device, bytes, on(s)) : CUDA_SUCCESS;
   if (device) error = simgpuTolerate(device);
   *p = reinterpret_cast<void*>(device);
   return keep(error);
@@ -397,23 +432,122 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   if (!perThread) {
     BEGIN;
     CHECK(!bytes || isKind(to, from, kind), InvalidValue);
-    return keep(cuMemcpy(address(to), address(from), bytes));
+    return settled(cuMemcpy(address(to), address(from), bytes));
   }
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, cudaStreamPerThread);
   return error ? error : keep(cuStreamSynchronize(CU_STREAM_PER_THREAD));
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t s) {
-  CALL(cuMemcpyAsync(address(to), address(from), bytes, s));
+  CALL(cuMemcpyAsync(address(to), address(from), bytes, on(s)));
 }
 cudaError_t cudaMemcpyPeer(void* to, int, const void* from, int, size_t bytes) {
-  CALL(cuMemcpy(address(to), address(from), bytes));
+  BEGIN;
+  return settled(cuMemcpy(address(to), address(from), bytes));
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t s) {
   CALL(cuMemsetD8Async(address(p), static_cast<unsigned char>(value), bytes, on(s)));
 }
 cudaError_t cudaMemset(void* p, int value, size_t bytes) {
   if (perThread) return cudaMemsetAsync(p, value, bytes, cudaStreamPerThread);
-  CALL(cuMemsetD8(address(p), static_cast<unsigned char>(value), bytes));
+  BEGIN;
+  return settled(cuMemsetD8(address(p), static_cast<unsigned char>(value), bytes));
+}
+
+/* Two and three dimensions, between pitched memory; arrays are not served. */
+
+static cudaError_t copyBox(const cudaMemcpy3DParms* q, cudaStream_t s, bool synchronous) {
+  CHECK(q, InvalidValue);
+  if (q->srcArray || q->dstArray) return static_cast<cudaError_t>(simgpuUnserved("a copy from or to a cudaArray"));
+  BEGIN;
+  if (!q->extent.width || !q->extent.height || !q->extent.depth) return cudaSuccess;
+  CHECK(isKind(q->dstPtr.ptr, q->srcPtr.ptr, q->kind), InvalidValue);
+  CUDA_MEMCPY3D c = {};
+  c.srcMemoryType = c.dstMemoryType = CU_MEMORYTYPE_UNIFIED;
+#define SIDE(side)                            \
+  c.side##Device = address(q->side##Ptr.ptr); \
+  c.side##Pitch = q->side##Ptr.pitch;         \
+  c.side##Height = q->side##Ptr.ysize;        \
+  c.side##XInBytes = q->side##Pos.x;          \
+  c.side##Y = q->side##Pos.y;                 \
+  c.side##Z = q->side##Pos.z
+  SIDE(src);
+  SIDE(dst);
+#undef SIDE
+  c.WidthInBytes = q->extent.width;
+  c.Height = q->extent.height;
+  c.Depth = q->extent.depth;
+  if (!synchronous) return keep(cuMemcpy3DAsync(&c, on(s)));
+  if (!perThread) return settled(cuMemcpy3D(&c));
+  const CUresult error = cuMemcpy3DAsync(&c, CU_STREAM_PER_THREAD);
+  return keep(error == CUDA_SUCCESS ? cuStreamSynchronize(CU_STREAM_PER_THREAD) : error);
+}
+static cudaMemcpy3DParms flat(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width, size_t height,
+                              cudaMemcpyKind kind) {
+  cudaMemcpy3DParms q = {};
+  q.srcPtr = {const_cast<void*>(from), fromPitch, width, height};
+  q.dstPtr = {to, toPitch, width, height};
+  q.extent = {width, height, 1};
+  q.kind = kind;
+  return q;
+}
+cudaError_t cudaMemcpy3D(const cudaMemcpy3DParms* q) { return copyBox(q, nullptr, true); }
+cudaError_t cudaMemcpy3DAsync(const cudaMemcpy3DParms* q, cudaStream_t s) { return copyBox(q, s, false); }
+cudaError_t cudaMemcpy2D(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width, size_t height,
+                         cudaMemcpyKind kind) {
+  const cudaMemcpy3DParms q = flat(to, toPitch, from, fromPitch, width, height, kind);
+  CHECK(toPitch >= width && fromPitch >= width, InvalidPitchValue);
+  return copyBox(&q, nullptr, true);
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width, size_t height,
+                              cudaMemcpyKind kind, cudaStream_t s) {
+  const cudaMemcpy3DParms q = flat(to, toPitch, from, fromPitch, width, height, kind);
+  CHECK(toPitch >= width && fromPitch >= width, InvalidPitchValue);
+  return copyBox(&q, s, false);
+}
+cudaError_t cudaMemset2DAsync(void* p, size_t pitch, int value, size_t width, size_t height, cudaStream_t s) {
+  CALL(cuMemsetD2D8Async(address(p), pitch, static_cast<unsigned char>(value), width, height, on(s)));
+}
+cudaError_t cudaMemset2D(void* p, size_t pitch, int value, size_t width, size_t height) {
+  if (perThread) return cudaMemset2DAsync(p, pitch, value, width, height, cudaStreamPerThread);
+  BEGIN;
+  return settled(cuMemsetD2D8(address(p), pitch, static_cast<unsigned char>(value), width, height));
+}
+
+/* Memory pools: the driver's, whose structs and constants are laid out alike. */
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  CALL(cuDeviceGetDefaultMemPool(pool, device));
+}
+cudaError_t cudaDeviceGetMemPool(cudaMemPool_t* pool, int device) { CALL(cuDeviceGetMemPool(pool, device)); }
+cudaError_t cudaDeviceSetMemPool(int device, cudaMemPool_t pool) { CALL(cuDeviceSetMemPool(device, pool)); }
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* props) {
+  static_assert(sizeof *props == sizeof(CUmemPoolProps), "the driver's");
+  CALL(cuMemPoolCreate(pool, reinterpret_cast<const CUmemPoolProps*>(props)));
+}
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) { CALL(cuMemPoolDestroy(pool)); }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t least) { CALL(cuMemPoolTrimTo(pool, least)); }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr what, void* value) {
+  CALL(cuMemPoolSetAttribute(pool, static_cast<CUmemPool_attribute>(what), value));
+}
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr what, void* value) {
+  CALL(cuMemPoolGetAttribute(pool, static_cast<CUmemPool_attribute>(what), value));
+}
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc* list, size_t count) {
+  static_assert(sizeof *list == sizeof(CUmemAccessDesc), "the driver's");
+  CALL(cuMemPoolSetAccess(pool, reinterpret_cast<const CUmemAccessDesc*>(list), count));
+}
+cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t pool, cudaMemLocation* location) {
+  CALL(cuMemPoolGetAccess(reinterpret_cast<CUmemAccess_flags*>(flags), pool,
+                          reinterpret_cast<CUmemLocation*>(location)));
+}
+cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t pool, cudaStream_t s) {
+  CHECK(p, InvalidValue);
+  BEGIN;
+  CUdeviceptr device = 0;
+  CUresult error = bytes ? cuMemAllocFromPoolAsync(&device, bytes, pool, on(s)) : CUDA_SUCCESS;
+  if (device) error = simgpuTolerate(device);
+  *p = reinterpret_cast<void*>(device);
+  return keep(error);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   CHECK(a, InvalidValue);
@@ -522,6 +656,17 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t gra
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags) {
   CALL(cuGraphInstantiateWithFlags(exec, graph, flags));
 }
+cudaError_t cudaGraphInstantiateWithParams(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                           cudaGraphInstantiateParams* params) {
+  static_assert(sizeof *params == sizeof(CUDA_GRAPH_INSTANTIATE_PARAMS), "the driver's");
+  CALL(cuGraphInstantiateWithParams(exec, graph, reinterpret_cast<CUDA_GRAPH_INSTANTIATE_PARAMS*>(params)));
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s) { CALL(cuGraphUpload(exec, on(s))); }
+cudaError_t cudaGraphClone(cudaGraph_t* clone, cudaGraph_t graph) { CALL(cuGraphClone(clone, graph)); }
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
+  static_assert(sizeof *info == sizeof(CUgraphExecUpdateResultInfo), "the driver's");
+  CALL(cuGraphExecUpdate(exec, graph, reinterpret_cast<CUgraphExecUpdateResultInfo*>(info)));
+}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) { CALL(cuGraphLaunch(exec, on(s))); }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { CALL(cuGraphExecDestroy(exec)); }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { CALL(cuGraphDestroy(graph)); }
@@ -617,34 +762,44 @@ struct PerThread<function> {
   static decltype(&name) resolve_##name(void) { return &PerThread<name>::call; } \
   extern decltype(name) name##suffix __attribute__((ifunc("resolve_" #name)));   \
   }
-#define ON_STREAM(X)          \
-  X(cudaMemcpyAsync)          \
-  X(cudaMemsetAsync)          \
-  X(cudaMallocAsync)          \
-  X(cudaFreeAsync)            \
-  X(cudaMemPrefetchAsync)     \
-  X(cudaStreamSynchronize)    \
-  X(cudaStreamQuery)          \
-  X(cudaStreamWaitEvent)      \
-  X(cudaStreamGetFlags)       \
-  X(cudaStreamGetPriority)    \
-  X(cudaStreamGetId)          \
-  X(cudaStreamGetDevice)      \
-  X(cudaLaunchHostFunc)       \
-  X(cudaStreamAddCallback)    \
-  X(cudaEventRecord)          \
-  X(cudaEventRecordWithFlags) \
-  X(cudaStreamBeginCapture)   \
-  X(cudaStreamEndCapture)     \
-  X(cudaStreamIsCapturing)    \
-  X(cudaStreamGetCaptureInfo) \
-  X(cudaGraphLaunch)          \
-  X(cudaLaunchKernel)         \
-  X(cudaLaunchKernelExC)      \
-  X(__cudaLaunchKernel)       \
-  X(cudaGetDriverEntryPoint)  \
+#define ON_STREAM(X)                \
+  X(cudaMemcpyAsync)                \
+  X(cudaMemcpy2DAsync)              \
+  X(cudaMemcpy3DAsync)              \
+  X(cudaMemset2DAsync)              \
+  X(cudaMallocFromPoolAsync)        \
+  X(cudaStreamAttachMemAsync)       \
+  X(cudaGraphInstantiateWithParams) \
+  X(cudaGraphUpload)                \
+  X(cudaMemsetAsync)                \
+  X(cudaMallocAsync)                \
+  X(cudaFreeAsync)                  \
+  X(cudaMemPrefetchAsync)           \
+  X(cudaStreamSynchronize)          \
+  X(cudaStreamQuery)                \
+  X(cudaStreamWaitEvent)            \
+  X(cudaStreamGetFlags)             \
+  X(cudaStreamGetPriority)          \
+  X(cudaStreamGetId)                \
+  X(cudaStreamGetDevice)            \
+  X(cudaLaunchHostFunc)             \
+  X(cudaStreamAddCallback)          \
+  X(cudaEventRecord)                \
+  X(cudaEventRecordWithFlags)       \
+  X(cudaStreamBeginCapture)         \
+  X(cudaStreamEndCapture)           \
+  X(cudaStreamIsCapturing)          \
+  X(cudaStreamGetCaptureInfo)       \
+  X(cudaGraphLaunch)                \
+  X(cudaLaunchKernel)               \
+  X(cudaLaunchKernelExC)            \
+  X(__cudaLaunchKernel)             \
+  X(cudaGetDriverEntryPoint)        \
   X(cudaGetDriverEntryPointByVersion)
 #define STREAM_TWIN(name) TWIN(name, _ptsz)
 ON_STREAM(STREAM_TWIN)
 TWIN(cudaMemcpy, _ptds)
+TWIN(cudaMemcpy2D, _ptds)
+TWIN(cudaMemcpy3D, _ptds)
+TWIN(cudaMemset2D, _ptds)
 TWIN(cudaMemset, _ptds)

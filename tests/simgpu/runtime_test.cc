@@ -101,6 +101,7 @@ TEST_F(Runtime, ManagedMemoryIsEverywhere) {
 
 TEST_F(Runtime, Errors) {
   EXPECT_STREQ(cudaGetErrorName(cudaErrorInvalidValue), "cudaErrorInvalidValue");
+  EXPECT_STREQ(cudaGetErrorName(cudaErrorContained), "cudaErrorContained");
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
   EXPECT_STREQ(cudaGetErrorString(cudaErrorInvalidMemcpyDirection), "invalid copy direction for memcpy");
   void* p;
@@ -271,10 +272,190 @@ TEST_F(Runtime, CaptureAndReplay) {
   OK(cudaStreamDestroy(s));
 }
 
+// Another graph of the same shape may take an executable's place; one that is launched under capture becomes a part.
+TEST_F(Runtime, GraphsAreUpdatedClonedAndNested) {
+  const size_t n = 64;
+  cudaStream_t s;
+  char *a, *back;
+  OK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  OK(cudaMalloc(reinterpret_cast<void**>(&a), n));
+  OK(cudaMallocHost(reinterpret_cast<void**>(&back), n));
+  auto capture = [&](cudaGraph_t* graph, int value, cudaGraphExec_t inside) {
+    EXPECT_EQ(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_EQ(cudaMemsetAsync(a, value, n, s), cudaSuccess);
+    if (inside) {
+      EXPECT_EQ(cudaGraphLaunch(inside, s), cudaSuccess);
+    }
+    EXPECT_EQ(cudaMemcpyAsync(back, a, n, cudaMemcpyDeviceToHost, s), cudaSuccess);
+    EXPECT_EQ(cudaStreamEndCapture(s, graph), cudaSuccess);
+  };
+  auto play = [&](cudaGraphExec_t exec) {
+    EXPECT_EQ(cudaGraphUpload(exec, s), cudaSuccess);
+    EXPECT_EQ(cudaGraphLaunch(exec, s), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(s), cudaSuccess);
+    return static_cast<int>(back[n - 1]);
+  };
+  cudaGraph_t first, second, nested, clone;
+  cudaGraphExec_t exec, whole;
+  cudaGraphExecUpdateResultInfo info;
+  capture(&first, 1, nullptr);
+  capture(&second, 2, nullptr);
+  OK(cudaGraphInstantiate(&exec, first, 0));
+  EXPECT_EQ(play(exec), 1);
+  OK(cudaGraphExecUpdate(exec, second, &info));
+  EXPECT_EQ(play(exec), 2);
+  capture(&nested, 3, exec);
+  EXPECT_EQ(cudaGraphExecUpdate(exec, nested, &info), cudaErrorGraphExecUpdateFailure);
+  EXPECT_EQ(info.result, cudaGraphExecUpdateErrorTopologyChanged);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorGraphExecUpdateFailure);
+  OK(cudaGraphClone(&clone, nested));
+  OK(cudaGraphDestroy(nested));
+  cudaGraphInstantiateParams params = {};
+  OK(cudaGraphInstantiateWithParams(&whole, clone, &params));
+  EXPECT_EQ(params.result_out, cudaGraphInstantiateSuccess);
+  EXPECT_EQ(play(whole), 2) << "the graph inside comes after the memset before it";
+  for (cudaGraph_t graph : {first, second, clone}) OK(cudaGraphDestroy(graph));
+  for (cudaGraphExec_t each : {exec, whole}) OK(cudaGraphExecDestroy(each));
+  OK(cudaFreeHost(back));
+  OK(cudaFree(a));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, CopiesOfTwoAndThreeDimensions) {
+  const size_t width = 37, height = 5, depth = 3;
+  std::vector<char> in(width * height * depth), out(in.size(), -1);
+  for (size_t i = 0; i < in.size(); i++) in[i] = static_cast<char>(i * 7);
+  char *p, *q;
+  size_t pitch;
+  cudaPitchedPtr box;
+  cudaStream_t s;
+  OK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  OK(cudaMallocPitch(reinterpret_cast<void**>(&p), &pitch, width, height));
+  OK(cudaMalloc(reinterpret_cast<void**>(&q), width * height));
+  OK(cudaMemset2D(p, pitch, 9, width, height));
+  OK(cudaMemcpy2D(p, pitch, in.data(), width, width - 1, height, cudaMemcpyHostToDevice));
+  OK(cudaMemcpy2DAsync(q, width, p, pitch, width, height, cudaMemcpyDeviceToDevice, s));
+  OK(cudaMemcpy2DAsync(out.data(), width, q, width, width, height, cudaMemcpyDefault, s));
+  OK(cudaStreamSynchronize(s));
+  for (size_t i = 0; i < width * height; i++) ASSERT_EQ(out[i], i % width == width - 1 ? 9 : in[i]) << i;
+  EXPECT_EQ(cudaMemcpy2D(p, pitch, in.data(), 2, width, height, cudaMemcpyHostToDevice), cudaErrorInvalidPitchValue);
+  EXPECT_EQ(cudaMemcpy2D(p, pitch, in.data(), width, width, height + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+
+  OK(cudaMalloc3D(&box, {width, height, depth}));
+  cudaMemcpy3DParms up = {};
+  up.srcPtr = {in.data(), width, width, height};
+  up.dstPtr = box;
+  up.extent = {width, height, depth};
+  up.kind = cudaMemcpyHostToDevice;
+  OK(cudaMemcpy3D(&up));
+  cudaMemcpy3DParms down = {};  // a corner of it
+  down.srcPtr = box;
+  down.srcPos = {1, 2, 1};
+  down.dstPtr = {out.data(), 10, 10, 3};
+  down.extent = {10, 3, 2};
+  down.kind = cudaMemcpyDeviceToHost;
+  OK(cudaMemcpy3D(&down));
+  for (size_t z = 0; z < 2; z++)
+    for (size_t y = 0; y < 3; y++)
+      for (size_t x = 0; x < 10; x++)
+        ASSERT_EQ(out[(z * 3 + y) * 10 + x], in[((z + 1) * height + y + 2) * width + x + 1]);
+  cudaGetLastError();
+  OK(cudaFree(box.ptr));
+  OK(cudaFree(p));
+  OK(cudaFree(q));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, Pools) {
+  cudaMemPool_t own, pool, now;
+  cudaStream_t s;
+  void *p, *q;
+  uint64_t value = UINT64_MAX;
+  OK(cudaStreamCreate(&s));
+  OK(cudaDeviceGetDefaultMemPool(&own, 0));
+  OK(cudaMemPoolSetAttribute(own, cudaMemPoolAttrReleaseThreshold, &value));
+  value = 0;
+  OK(cudaMemPoolGetAttribute(own, cudaMemPoolAttrReleaseThreshold, &value));
+  EXPECT_EQ(value, UINT64_MAX);
+  cudaMemPoolProps props = {};
+  props.allocType = cudaMemAllocationTypePinned;
+  props.location = {cudaMemLocationTypeDevice, 0};
+  OK(cudaMemPoolCreate(&pool, &props));
+  OK(cudaDeviceSetMemPool(0, pool));
+  OK(cudaDeviceGetMemPool(&now, 0));
+  EXPECT_EQ(now, pool);
+  OK(cudaMallocAsync(&p, 1000, s));
+  OK(cudaMallocFromPoolAsync(&q, 500, own, s));
+  OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &value));
+  EXPECT_EQ(value, 1000u);
+  OK(cudaFreeAsync(p, s));
+  OK(cudaFreeAsync(q, s));
+  OK(cudaStreamSynchronize(s));
+  OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &value));
+  EXPECT_EQ(value, 0u);
+  OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &value));
+  EXPECT_EQ(value, 1000u);
+  int reuse = 0;
+  OK(cudaMemPoolSetAttribute(pool, cudaMemPoolReuseAllowOpportunistic, &reuse));
+  reuse = 1;
+  OK(cudaMemPoolGetAttribute(pool, cudaMemPoolReuseAllowOpportunistic, &reuse));
+  EXPECT_EQ(reuse, 0);
+  cudaMemAccessDesc peer = {{cudaMemLocationTypeDevice, 1}, cudaMemAccessFlagsProtReadWrite};
+  cudaMemAccessFlags flags;
+  OK(cudaMemPoolGetAccess(&flags, pool, &peer.location));
+  EXPECT_EQ(flags, cudaMemAccessFlagsProtNone);
+  OK(cudaMemPoolSetAccess(pool, &peer, 1));
+  OK(cudaMemPoolGetAccess(&flags, pool, &peer.location));
+  EXPECT_EQ(flags, cudaMemAccessFlagsProtReadWrite);
+  OK(cudaMemPoolTrimTo(pool, 0));
+  OK(cudaMemPoolDestroy(pool));
+  OK(cudaDeviceGetMemPool(&now, 0));
+  EXPECT_EQ(now, own);
+  EXPECT_EQ(cudaMemPoolDestroy(own), cudaErrorInvalidValue);
+  cudaGetLastError();
+  OK(cudaStreamDestroy(s));
+}
+
+// Streams that do not block do not wait for stream 0 on a device either, but for cudaMemset and its like programs count
+// on it, and nearly always get away with it.
+TEST_F(Runtime, PlainMemsetAndCopyComeFirst) {
+  const size_t n = 1 << 20;
+  cudaStream_t s;
+  char *p, *q;
+  std::vector<char> back(n);
+  OK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  OK(cudaMalloc(reinterpret_cast<void**>(&p), n));
+  OK(cudaMalloc(reinterpret_cast<void**>(&q), n));
+  for (int value : {1, 2, 3, 4}) {
+    OK(cudaMemset(p, value, n));
+    OK(cudaMemcpy(q, p, n, cudaMemcpyDeviceToDevice));
+    OK(cudaMemcpyAsync(back.data(), q, n, cudaMemcpyDeviceToHost, s));
+    OK(cudaStreamSynchronize(s));
+    EXPECT_EQ(back, std::vector<char>(n, static_cast<char>(value)));
+  }
+  OK(cudaFree(p));
+  OK(cudaFree(q));
+  OK(cudaStreamDestroy(s));
+}
+
+TEST_F(Runtime, WhatIsNotServedSaysSo) {
+  void* p;
+  cudaIpcMemHandle_t handle;
+  OK(cudaMalloc(&p, 16));
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(cudaIpcGetMemHandle(&handle, p), cudaErrorNotSupported);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "simgpu: cudaIpcGetMemHandle is not served by this stand-in: it answers cudaErrorNotSupported\n");
+  EXPECT_EQ(cudaGetLastError(), cudaErrorNotSupported);
+  OK(cudaFree(p));
+}
+
 TEST_F(Runtime, Peers) {
   void *a, *b;
   int can;
   OK(cudaDeviceCanAccessPeer(&can, 0, 1));
+  EXPECT_EQ(can, 1);
+  OK(cudaDeviceGetP2PAttribute(&can, cudaDevP2PAttrAccessSupported, 0, 1));
   EXPECT_EQ(can, 1);
   OK(cudaMalloc(&a, 16));
   OK(cudaMemset(a, 1, 16));

@@ -23,6 +23,8 @@ bool simgpuWrite(void* operation, CUdeviceptr to, const void* from, size_t bytes
 /* For an allocation that nobody has written to yet: to read it as it is will be reported, and goes on, as on a device.
  */
 CUresult simgpuTolerate(CUdeviceptr p);
+/* What was enqueued on the stream comes before all that is enqueued on its device from now on. */
+CUresult simgpuSettle(CUstream stream);
 /* The stream's device; -1 if there is no such stream. */
 int simgpuDeviceOf(CUstream stream);
 

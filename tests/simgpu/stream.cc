@@ -101,6 +101,39 @@ uint32_t streamNumbers;
 
 void breakCapture(Capture* c) { c->broken = true; }
 
+size_t thisThread() { return std::hash<std::thread::id>()(std::this_thread::get_id()); }
+
+// While a thread adds something to the graph of a capture. A graph is not safe for threads, and CUDA's driver has been
+// seen to crash: so calls of two threads that meet in one are reported. Some take a while, so that others come by.
+class Adding {
+ public:
+  explicit Adding(const Stream* s) : capture_(s->capture) {
+    if (!capture_ || capture_->inside == thisThread()) return;
+    if (capture_->inside) {
+      breakCapture(capture_.get());
+      report(s->context->ordinal, Finding::capture,
+             "something is captured on stream " + std::to_string(s->number) +
+                 " while another thread adds to the same graph");
+      return;
+    }
+    mine_ = true;
+    capture_->inside = thisThread();
+    static uint64_t random = seed();
+    const uint64_t draw = next(&random);
+    if (draw & 3) return;
+    theMutex.unlock();
+    usleep((unsigned)(draw >> 32) % 200);
+    theMutex.lock();
+  }
+  ~Adding() {
+    if (mine_) capture_->inside = 0;
+  }
+
+ private:
+  const std::shared_ptr<Capture> capture_;
+  bool mine_ = false;
+};
+
 }  // namespace
 
 uint64_t seed() {
@@ -172,17 +205,23 @@ std::map<const void*, MarkPtr>& newestOf() {
   return all;
 }
 
+// The newest node of that order.
+static void comeAfter(const Graph& graph, const void* order, std::vector<int>* after) {
+  for (int i = (int)graph.nodes.size() - 1; order && i >= 0; i--)
+    if (graph.nodes[(size_t)i].order == order) {
+      after->push_back(i);
+      return;
+    }
+}
+
 CUresult enqueue(Stream* s, const std::string& name, Work w, std::vector<MarkPtr> after, const void* order) {
+  const Adding adding(s);
   if (s->capture) {
     Capture& c = *s->capture;
     if (c.broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     auto& nodes = c.graph->nodes;
     std::vector<int> before = s->captured;
-    for (int i = (int)nodes.size() - 1; order && i >= 0; i--)
-      if (nodes[(size_t)i].order == order) {
-        before.push_back(i);
-        break;
-      }
+    comeAfter(*c.graph, order, &before);
     nodes.push_back({name, std::move(w), std::move(before), s->lane, order});
     s->captured = {(int)nodes.size() - 1};
     return CUDA_SUCCESS;
@@ -200,6 +239,7 @@ CUresult enqueue(Stream* s, const std::string& name, Work w, std::vector<MarkPtr
   } else if (!(s->flags & CU_STREAM_NON_BLOCKING)) {
     after.push_back(s->context->legacy->last);
   }
+  if (s->context->settled) after.push_back(s->context->settled);
   if (order && newestOf()[order]) after.push_back(newestOf()[order]);
   join(&s->clock, hostClock);
   for (const MarkPtr& m : after) join(&s->clock, m->clock);
@@ -247,6 +287,7 @@ CUresult synchronizeAll(Lock& lock, Context* c) {
  * ------------------------------------------------------------------------------------------------------------ */
 
 CUresult recordEvent(Stream* s, Event* e) {
+  const Adding adding(s);
   if (s->capture) {
     if (s->capture->broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     e->capture = s->capture;
@@ -276,6 +317,7 @@ CUresult waitEvent(Stream* s, Event* e) {
       s->lane = s->capture->graph->lanes++;
       s->captured.clear();
     }
+    const Adding adding(s);
     for (int node : e->captured)
       if (std::find(s->captured.begin(), s->captured.end(), node) == s->captured.end()) s->captured.push_back(node);
     return CUDA_SUCCESS;
@@ -290,8 +332,6 @@ CUresult waitEvent(Stream* s, Event* e) {
 
 /* ---- Capture and graphs
  * ------------------------------------------------------------------------------------------------- */
-
-static size_t thisThread() { return std::hash<std::thread::id>()(std::this_thread::get_id()); }
 
 CUresult unsafeCall() {
   CUresult error = CUDA_SUCCESS;
@@ -354,8 +394,32 @@ CUresult endCapture(Stream* s, std::shared_ptr<Graph>* graph) {
   return CUDA_SUCCESS;
 }
 
+// The nodes of a graph that is launched on a stream under capture become the capture's.
+static CUresult captureGraph(const Graph& child, Stream* s) {
+  const Adding adding(s);
+  if (!s->capture || s->capture->broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  Graph& graph = *s->capture->graph;
+  const int first = (int)graph.nodes.size();
+  std::vector<bool> isLast(child.nodes.size(), true);
+  for (Node node : child.nodes) {
+    for (int& before : node.after) {
+      isLast[(size_t)before] = false;
+      before += first;
+    }
+    if (node.after.empty()) node.after = s->captured;
+    comeAfter(graph, node.order, &node.after);
+    node.lane += graph.lanes;
+    graph.nodes.push_back(std::move(node));
+  }
+  graph.lanes += child.lanes;
+  if (!child.nodes.empty()) s->captured.clear();
+  for (size_t i = 0; i < isLast.size(); i++)
+    if (isLast[i]) s->captured.push_back(first + (int)i);
+  return CUDA_SUCCESS;
+}
+
 CUresult launchGraph(Executable* e, Stream* s) {
-  if (s->capture) return CUDA_ERROR_NOT_SUPPORTED;
+  if (s->capture) return captureGraph(*e->graph, s);
   // A node's place in its lane, for clocks; lanes go on counting from launch to launch.
   auto base = std::make_shared<Clock>(e->sequences);
   auto graph = e->graph;
@@ -494,7 +558,7 @@ CUresult launchKernel(Function* f, dim3 grid, dim3 block, unsigned dynamicShared
   return enqueue(s, std::string("kernel ") + f->kernel->name, [=](Running& r) {
     std::vector<void*> pointers;
     for (auto& words : *values) pointers.push_back(words.data());
-    const Launch launch = {f->kernel, pointers.data(), grid, block, dynamicShared, r.op, c->peers, r.random};
+    const Launch launch = {f->kernel, pointers.data(), grid, block, dynamicShared, r.op, c->peers | c->pools, r.random};
     std::vector<uint32_t> order(blocks);
     for (uint32_t b = 0; b < blocks; b++) {
       const uint32_t at = below(r.random, b + 1);
