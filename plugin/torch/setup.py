@@ -1,4 +1,4 @@
-"""Takes libslimccl.so along, where `bazelw build -c opt //plugin:libslimccl.so` has built it."""
+"""Takes along what `bazelw build -c opt //plugin:libslimccl.so //plugin:libslimccl_mpi_transport.so` has built."""
 import pathlib
 import shutil
 
@@ -11,11 +11,12 @@ HERE = pathlib.Path(__file__).resolve().parent
 class BuildWithLibrary(build_py):
     def run(self):
         super().run()
-        built = HERE.parent.parent / "bazel-bin" / "plugin" / "libslimccl.so"
-        if built.exists() and not self.editable_mode:
-            target = pathlib.Path(self.build_lib) / "slimccl" / built.name
-            target.unlink(missing_ok=True)
-            shutil.copyfile(built, target)
+        for name in "libslimccl.so", "libslimccl_mpi_transport.so":
+            built = HERE.parent.parent / "bazel-bin" / "plugin" / name
+            if built.exists() and not self.editable_mode:
+                target = pathlib.Path(self.build_lib) / "slimccl" / name
+                target.unlink(missing_ok=True)
+                shutil.copyfile(built, target)
 
 
 setup(cmdclass={"build_py": BuildWithLibrary})

@@ -1,4 +1,5 @@
-"""The C API (slimccl.h) by ctypes: communicators whose bytes are moved by Python functions or NCCL; their tensors."""
+"""The C API (slimccl.h) by ctypes: communicators whose bytes are moved by Python functions, MPI or NCCL; their
+tensors."""
 import ctypes
 import ctypes.util
 import os
@@ -199,6 +200,27 @@ class HostCommunicator(Communicator):
         raised, self._raised = self._raised, None
         if result != 0:
             raise Error(_library.slimGetLastError().decode()) from raised
+
+
+class MpiCommunicator(Communicator):
+    """In host memory, over a duplicate of mpi4py's communicator mpi. Collective; so is close, before MPI_Finalize."""
+
+    def __init__(self, mpi, seed=1, timeout=600.0):
+        from mpi4py import MPI  # pylint: disable=import-outside-toplevel; it calls MPI_Init
+        place = str(pathlib.Path(_library._name).with_name("libslimccl_mpi_transport.so"))
+        try:
+            library = ctypes.CDLL(place)
+        except OSError as error:
+            raise Error("MPI as transport wants libslimccl_mpi_transport.so, of the MPI that mpi4py has, beside "
+                        "libslimccl.so. Build it (bazelw build //plugin:libslimccl_mpi_transport.so). Tried:\n"
+                        f"  {place}: {error}") from error
+        # MPI_Comm is a pointer or an int.
+        kind = ctypes.c_void_p if MPI._sizeof(mpi) == ctypes.sizeof(ctypes.c_void_p) else ctypes.c_int
+        library.slimCommInitMPI.argtypes = [ctypes.c_void_p, kind, ctypes.c_void_p]
+        config = _Config(size=ctypes.sizeof(_Config), seed=seed, timeout=timeout)
+        self._comm = ctypes.c_void_p()
+        _check(library.slimCommInitMPI(ctypes.byref(self._comm), kind.from_address(MPI._addressof(mpi)),
+                                       ctypes.byref(config)))
 
 
 class NcclCommunicator(Communicator):

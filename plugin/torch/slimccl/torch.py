@@ -56,19 +56,38 @@ def _global_rank(group, rank):
     return dist.distributed_c10d.get_global_rank(group, rank)
 
 
+def _over_gloo(group, seed, timeout):
+    members = [_global_rank(group, r) for r in range(dist.get_world_size(group))]
+    group = dist.new_group(members, backend="gloo")
+    hosts = [None] * len(members)
+    dist.all_gather_object(hosts, socket.gethostname(), group=group)
+    return core.HostCommunicator(dist.get_rank(group), len(members), _ProcessGroup(group),
+                                 hosts.count(socket.gethostname()), seed, timeout)
+
+
+def _over_mpi(mpi, group, seed, timeout):
+    from mpi4py import MPI  # pylint: disable=import-outside-toplevel; only here is it needed
+    mine = (mpi.Get_rank(), mpi.Get_size(), MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+    there = [None] * dist.get_world_size(group)
+    dist.all_gather_object(there, mine, group=group)
+    for rank, (theirs, size, threads) in enumerate(there):  # all ranks find the same
+        if (theirs, size) != (rank, len(there)):
+            raise core.Error(f"rank {rank} of the model's {len(there)} is rank {theirs} of {size} in mpi=: give a "
+                             "communicator of the same processes in the same order")
+        if not threads:
+            raise core.Error(f"rank {rank} has no MPI_THREAD_MULTIPLE, which mpi4py asks for by default: buckets "
+                             "travel by a thread of the hook")
+    return core.MpiCommunicator(mpi, seed, timeout)
+
+
 class _Host:
-    """Gradients in host memory: over a gloo group of the hook's own, by a thread of its own, so that buckets keep their
-    order while the backward pass goes on."""
+    """Gradients in host memory: by a thread of its own, so that buckets keep their order while the backward pass goes
+    on."""
 
     stream = None
 
-    def __init__(self, group, seed, timeout):
-        members = [_global_rank(group, r) for r in range(dist.get_world_size(group))]
-        group = dist.new_group(members, backend="gloo")
-        hosts = [None] * len(members)
-        dist.all_gather_object(hosts, socket.gethostname(), group=group)
-        self.comm = core.HostCommunicator(dist.get_rank(group), len(members), _ProcessGroup(group),
-                                          hosts.count(socket.gethostname()), seed, timeout)
+    def __init__(self, comm):
+        self.comm = comm
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="slimccl")
 
     def enqueue(self, reduce, *arguments):
@@ -151,7 +170,7 @@ class _Plan:
 class Hook:
     """The state of register_hook: one for each DDP model and process."""
 
-    def __init__(self, model, spec, policy, rescale, seed, timeout, device_bytes):
+    def __init__(self, model, spec, policy, rescale, seed, timeout, device_bytes, mpi):
         self._names = {id(p): n for n, p in model.module.named_parameters()}
         self._spec, self._policy, self._rescale = spec, policy, rescale
         group = model.process_group
@@ -163,8 +182,11 @@ class Hook:
                              "on the CPU, or on one CUDA device")
         device = learning[0].device
         if device.type == "cpu":
-            self._place = _Host(group, seed, timeout)
+            self._place = _Host(_over_mpi(mpi, group, seed, timeout) if mpi is not None
+                                else _over_gloo(group, seed, timeout))
         else:
+            if mpi is not None:
+                raise core.Error("mpi= is for gradients on the CPU; these are on a CUDA device, and go over NCCL")
             if device_bytes is None:
                 device_bytes = (256 << 20) + sum(p.numel() * max(4, p.element_size()) for p in learning) * 5 // 2
             self._place = _Cuda(device, group, device_bytes, seed, timeout)
@@ -320,7 +342,8 @@ class Hook:
         self._place.close()
 
 
-def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, timeout=600.0, device_bytes=None):
+def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, timeout=600.0, device_bytes=None,
+                  mpi=None):
     """Compresses the gradients of a DistributedDataParallel model, on the CPU or on a CUDA device; returns the Hook.
 
     model: as DistributedDataParallel made it; no other hook may be registered.
@@ -333,6 +356,7 @@ def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, time
     seed: of all random draws. timeout: seconds to wait for other ranks.
     device_bytes: memory of the CUDA device that is reserved for all state and buffers. By default 256 MiB and 10 bytes
         a parameter that learns: enough for ef in fp32, twice, since memory from a checkpoint waits for its buckets.
+    mpi: an mpi4py communicator of the same processes in the same order: gradients on the CPU go through MPI, not gloo.
 
     All ranks of the model's process group call it together. Raises core.Error for a spec that is wrong.
     """
@@ -345,7 +369,7 @@ def register_hook(model, spec, policy=exempt_vectors, rescale=None, seed=1, time
                     return answer
             return exempt_vectors(name, parameter)
 
-    hook = Hook(model, spec, policy, rescale, seed, timeout, device_bytes)
+    hook = Hook(model, spec, policy, rescale, seed, timeout, device_bytes, mpi)
     # The registered function may be called while the model is torn down: it holds the hook.
     model.register_comm_hook(None, hook.__call__)
     return hook
