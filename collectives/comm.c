@@ -328,7 +328,7 @@ static slimResult_t compare(slimComparison* c) {
   free(domain);
   if (result == slimSuccess) comm->device->release(comm, c->there);
   if (result == slimSuccess) result = compareRecords(comm);
-  if (result == slimSuccess) comm->device->limit(comm, bytes);
+  if (result == slimSuccess) comm->device->limit(comm, comm->settings.deviceBytes = bytes);
   return result;
 }
 

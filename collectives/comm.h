@@ -28,6 +28,7 @@ typedef struct {
   slimAlgorithm algorithm;
   size_t sliceBytes;
   size_t deviceBytes; /* of device memory, for all state and buffers */
+  bool modest;        /* less of it, where a device is short of memory: ranks compare what they have */
   bool hierarchy;     /* where domains are layered, allreduce is plain inside and compressed across */
   uint64_t domain;    /* this rank's; 0: as the device sees it */
   double timeout;

@@ -727,8 +727,20 @@ slimResult_t slimCudaConnect(slimComm* const* comms, int ranks) {
   return slimSuccess;
 }
 
-static slimResult_t reserve(cudaComm* c, int ranks, const slimSettings* settings) {
+/* A quarter of what is free at most, where less will do: the program may not have begun yet. A rank that took nothing
+ * could not tell the others that it has nothing. */
+static slimResult_t beModest(slimSettings* settings) {
+  enum { least = 64 << 10 };
+  size_t unused, total;
+  SLIM_CU(MemGetInfo, &unused, &total);
+  const size_t most = unused / 4 > least ? unused / 4 : least;
+  if (settings->deviceBytes > most) settings->deviceBytes = most;
+  return slimSuccess;
+}
+
+static slimResult_t reserve(cudaComm* c, int ranks, slimSettings* settings) {
   CUdeviceptr arena, report;
+  if (settings->modest) SLIM_CHECK(beModest(settings));
   const size_t bytes = settings->deviceBytes;
   const size_t mirrors = settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0;
   c->pinnedBytes = slimAlign64(sizeof(uint64_t) * (size_t)(ranks + 2) + mirrors) + firstsBytes;
@@ -774,7 +786,7 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
                                .land = landSide,
                                .join = joinSide},
                     .device = device};
-    result = reserve(c, made->ranks, settings);
+    result = reserve(c, made->ranks, &made->settings);
     if (result != slimSuccess) discard(c);
     (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
     slimCudaLeave();

@@ -120,6 +120,7 @@ slimResult_t slimCommInitTransportOn(slimComm_t* comm, slimTransport* transport,
     transport->destroy(transport);
     return result;
   }
+  settings.modest = true;
   if (preload) {
     settings.rules = preload->rules;
     settings.mirrored = preload->mirrored;

@@ -34,6 +34,7 @@ extern "C" {
   X(FuncSetAttribute, 9000)                          \
   X(OccupancyMaxActiveBlocksPerMultiprocessor, 6050) \
   X(LaunchKernel, 4000)                              \
+  X(MemGetInfo, 3020)                                \
   X(MemAlloc, 3020)                                  \
   X(MemFree, 3020)                                   \
   X(MemHostAlloc, 2020)                              \

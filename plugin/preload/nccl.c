@@ -173,6 +173,7 @@ static void open(entry* e, slimComm_t comm) {
   snprintf(label, sizeof label, "%s", e->name);
   if (!*label) snprintf(label, sizeof label, "%llu", (unsigned long long)e->order);
   const slimDomains domains = comm->domains;
+  const size_t bytes = comm->settings.deviceBytes;
   const bool layers = job.environment.hierarchy == slimPlanAuto;
   if (domains.kind == slimDomainsOne && layers) {
     slimLog(slimLogInfo, slimLogInit,
@@ -194,6 +195,11 @@ static void open(entry* e, slimComm_t comm) {
     slimLog(slimLogInfo, slimLogInit,
             "communicator %s: its NVLink domains have different sizes: compressed between all ranks", label);
   }
+  if (e->channel && bytes < job.environment.stateBytes)
+    slimLog(slimLogInfo, slimLogInit,
+            "communicator %s takes %zu bytes of each device: a rank has SLIM_STATE_BYTES set so, or four times as much "
+            "memory left",
+            label, bytes);
 }
 
 static entry* add(const slimNcclMade* made) {
@@ -247,7 +253,7 @@ static void made(const slimNcclMade* list, int n) {
       slimLog(slimLogInfo, slimLogInit, "a communicator that is not blocking stays plain");
     } else if (entries[i]->ranks > 1 && compare(entries[i], &comms[i]) != slimSuccess) {
       comms[i] = NULL;
-      slimWarn("communicator %s stays plain: %s", entries[i]->name, slimGetLastError());
+      slimWarn("a communicator of %d ranks stays plain: %s", entries[i]->ranks, slimGetLastError());
     }
   }
   if (slimGroupEnd() != slimSuccess) slimWarn("%s. The communicator stays plain", slimGetLastError());

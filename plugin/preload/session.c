@@ -9,9 +9,11 @@
 #include "plugin/preload/report.h"
 
 static volatile sig_atomic_t asked;
+static pid_t opener;
 
 bool slimSessionOpen(slimEnvironment* e, slimPolicy** policy) {
   *policy = NULL;
+  opener = getpid();
   slimResult_t result = slimEnvironmentRead(e, environ);
   if (result == slimSuccess) {
     slimLogOpen((slimLogLevel)e->debug, e->debugSubsystems, e->debugFile);
@@ -53,6 +55,7 @@ bool slimSessionAsked(void) {
 void slimSessionReport(const slimEnvironment* e, int rank, int ranks) {
   const bool own = strstr(e->stats, "%p") || strstr(e->stats, "%h"); /* each process writes a file */
   char who[64];
+  if (getpid() != opener) return; /* a child has its parent's numbers */
   snprintf(who, sizeof who, "rank %d of %d", rank, ranks);
   if (rank == 0 || own) slimReport(e->stats, who);
 }

@@ -19,6 +19,8 @@
  *   loop N | end
  *   async C                         prints ncclCommGetAsyncError
  *   used LABEL                      bytes of the device's memory
+ *   hog KIB                         takes all of it but so much
+ *   child                           a process that ends at once, as it would after a fork of the program's
  *   seal                            when all ranks have played: from then on a call of the driver is a crash (x86)
  */
 #include <cuda_runtime_api.h>
@@ -475,6 +477,18 @@ static ncclResult_t perform(Player* p, char w[mostWords][32]) {
   if (is(w[0], "replay")) {
     CUDA(cudaGraphLaunch(p->exec, p->stream));
     return ncclSuccess;
+  }
+  if (is(w[0], "hog")) {
+    size_t unused, total;
+    void* taken;
+    CUDA(cudaMemGetInfo(&unused, &total));
+    CUDA(cudaMalloc(&taken, unused - ((size_t)atoi(w[1]) << 10)));
+    return ncclSuccess;
+  }
+  if (is(w[0], "child")) {
+    const pid_t child = fork();
+    if (child == 0) exit(0);
+    return waitpid(child, NULL, 0) == child ? ncclSuccess : ncclSystemError;
   }
   if (is(w[0], "used")) {
     size_t left, total;

@@ -660,6 +660,15 @@ TEST(NcclPreloadCreation, NonBlockingStaysPlain) {
   EXPECT_EQ(Count(r.text, "not blocking stays plain"), 3);
 }
 
+// What a program forks has its parent's numbers, and does not report them again.
+TEST(NcclPreloadReport, NotByChildren) {
+  const Result r =
+      Play({"SLIM_COMPRESS='qsgd(bits=4)' SLIM_STATS=1", "", "processes"}, 2,
+           "init 0; buffers a 1000 f32; fill a random 1; allreduce a = * sum; check t a; child; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(Count(r.text, "SlimCCL statistics"), 1) << r.text;
+}
+
 // Handles' addresses come back, and so does the memory.
 TEST(NcclPreloadCreation, ManyOneAfterTheOther) {
   for (const char* as : {"threads", "one"}) {
@@ -704,6 +713,21 @@ TEST(NcclPreloadCreation, SeveralInAGroup) {
 }
 
 // ---- Room ---------------------------------------------------------------------------------------------------------
+
+// Rank 1's device is nearly full when the communicator is made: all ranks take as little as it can, or stay plain.
+TEST(NcclPreloadRoom, ARankIsShortOfMemory) {
+  for (const char* as : {"threads", "processes", "one"})
+    for (const char* left : {"65536", "300"}) {
+      const Result r = Play({"SLIM_COMPRESS='qsgd(bits=8)' SLIM_STATE_BYTES=1G SLIM_DEBUG=INFO", "", as}, 3,
+                            std::string("buffers a 60000 f32; @1 hog ") + left +
+                                "; init 0; loop 2; fill a random 1; allreduce a = * sum; check t a; end; destroy 0");
+      ASSERT_EQ(r.status, 0) << r.text;
+      EXPECT_LE(r["ta.off"], kBound8);
+      EXPECT_EQ(r["ta.differ"], 0);
+      EXPECT_EQ(r["ta.off"] > 0, std::string(left) != "300") << r.text;
+      EXPECT_EQ(Count(r.text, "bytes of each device"), 3) << r.text;
+    }
+}
 
 TEST_P(NcclPreload, StateThatDoesNotFit) {
   const std::string script =

@@ -73,9 +73,10 @@ const ErrorText kErrors[] = {
 /* ---- Handles
  * ---------------------------------------------------------------------------------------------------------- */
 
-thread_local std::vector<Context*> contexts; /* the last is current */
-thread_local bool perThread;                 /* what stream 0 is in this call */
-thread_local std::map<Context*, StreamPtr> threadStreams;
+/* Kept to the end, here and in the other libraries: a program's static objects are destroyed after its thread's. */
+thread_local auto& contexts = *new std::vector<Context*>; /* the last is current */
+thread_local auto& threadStreams = *new std::map<Context*, StreamPtr>;
+thread_local bool perThread; /* what stream 0 is in this call */
 
 Context* current() { return contexts.empty() ? nullptr : contexts.back(); }
 CUcontext handle(Context* c) { return reinterpret_cast<CUcontext>(c); }
@@ -364,7 +365,7 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute what, CUdevice devi
   BEGIN;
   CHECK(value, INVALID_VALUE);
   CHECK(contextOf(device), INVALID_DEVICE);
-  static const std::map<int, int> values = {
+  static const auto& values = *new std::map<int, int>{
       {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024},
       {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024},
       {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1024},

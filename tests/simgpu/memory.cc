@@ -93,8 +93,40 @@ void forget(uintptr_t from, size_t bytes) {
     return;
   }
   memset((void*)from, 0, first - from);
-  madvise((void*)first, last - first, MADV_DONTNEED);
+  mmap((void*)first, last - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+       0);
   memset((void*)last, 0, from + bytes - last);
+}
+
+// A file that is full of `value`, and stays so.
+int fileOf(uint8_t value, size_t bytes) {
+  static auto& files = *new std::map<uint8_t, int>;
+  const auto known = files.find(value);
+  if (known != files.end()) return known->second;
+  const int made = memfd_create("simgpu state", MFD_CLOEXEC);
+  const std::vector<uint8_t> content(bytes, value);
+  if (made < 0 || write(made, content.data(), bytes) != (ssize_t)bytes) {
+    perror("simgpu: no memory for states");
+    _exit(1);
+  }
+  return files[value] = made;
+}
+
+// Of a new allocation. What programs reserve and never touch costs nothing: most of a large one is pages of a file,
+// which become its own when they change.
+void setState(uintptr_t device, size_t bytes, uint8_t value) {
+  constexpr size_t kPiece = 4 << 20;
+  auto* at = stateOf(device + kSpan);
+  auto* const end = at + bytes;
+  const size_t head = (0 - (uintptr_t)at) & 4095;
+  if (bytes >= head + kPiece) {
+    memset(at, value, head);
+    for (at += head; end - at >= (ptrdiff_t)kPiece; at += kPiece)
+      if (mmap(at, kPiece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fileOf(value, kPiece), 0) ==
+          MAP_FAILED)
+        memset(at, value, kPiece);
+  }
+  memset(at, value, (size_t)(end - at));
 }
 
 const char* const kFindings[] = {"race",
@@ -206,13 +238,13 @@ CUresult allocate(int device, size_t bytes, CUdeviceptr* p, std::shared_ptr<Pool
   next = (at + bytes + kGap + kAlign - 1) & ~(kAlign - 1);
   if (pool) pool->high = std::max(pool->high, pool->used += bytes);
   allocations()[at] = {at, bytes, device, ++allocationCount, true, std::move(pool)};
-  memset(stateOf(at + kSpan), kAllocated, bytes);
+  setState(at, bytes, kAllocated);
   c->used += bytes;
   *p = at;
   return CUDA_SUCCESS;
 }
 
-void tolerate(const Allocation* a) { memset(stateOf(a->device + kSpan), kAllocated | kTolerated, a->size); }
+void tolerate(const Allocation* a) { setState(a->device, a->size, kAllocated | kTolerated); }
 
 void release(Allocation* a) {
   a->live = false;

@@ -132,7 +132,7 @@ struct Configuration {
   size_t shared;
   cudaStream_t stream;
 };
-thread_local std::vector<Configuration> configurations;
+thread_local auto& configurations = *new std::vector<Configuration>;
 
 }  // namespace
 

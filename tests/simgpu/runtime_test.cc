@@ -1,8 +1,10 @@
 // An ordinary client of the CUDA runtime, linked to the stand-in's libcudart.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -13,6 +15,16 @@ extern "C" cudaError_t cudaStreamSynchronize_ptsz(cudaStream_t);
 extern "C" cudaError_t cudaStreamGetId_ptsz(cudaStream_t, unsigned long long*);
 
 namespace {
+
+// Programs have static objects that own streams and memory, and go after all that threads have.
+const struct AtTheEnd {
+  ~AtTheEnd() {
+    void* p;
+    if (cudaSetDevice(1) != cudaSuccess || cudaMalloc(&p, 16) != cudaSuccess ||
+        cudaDeviceSynchronize() != cudaSuccess || cudaStreamSynchronize(cudaStreamPerThread) != cudaSuccess)
+      _exit(1);
+  }
+} atTheEnd;
 
 #define OK(expression) ASSERT_EQ(expression, cudaSuccess)
 
@@ -319,6 +331,32 @@ TEST_F(Runtime, GraphsAreUpdatedClonedAndNested) {
   OK(cudaFreeHost(back));
   OK(cudaFree(a));
   OK(cudaStreamDestroy(s));
+}
+
+// Programs, and SlimCCL, reserve what they may never need.
+TEST_F(Runtime, ReservedMemoryCostsNothing) {
+  const size_t gigabyte = size_t{1} << 30;
+  auto resident = [] {
+    size_t all = 0, pages = 0;
+    FILE* file = fopen("/proc/self/statm", "re");
+    EXPECT_EQ(fscanf(file, "%zu %zu", &all, &pages), 2);
+    fclose(file);
+    return pages * 4096;
+  };
+  char *p, byte, *again;
+  const size_t before = resident();
+  OK(cudaMalloc(reinterpret_cast<void**>(&p), 4 * gigabyte));
+  OK(cudaMemset(p + gigabyte, 5, 100));
+  OK(cudaMemcpy(&byte, p + gigabyte + 99, 1, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(byte, 5);
+  EXPECT_LT(resident(), before + (gigabyte >> 5));
+  OK(cudaFree(p));
+  OK(cudaMalloc(reinterpret_cast<void**>(&again), gigabyte));
+  testing::internal::CaptureStderr();
+  OK(cudaMemcpy(&byte, again + gigabyte / 2, 1, cudaMemcpyDeviceToHost));
+  const std::string report = testing::internal::GetCapturedStderr();
+  EXPECT_NE(report.find("never-written read"), std::string::npos) << report;
+  OK(cudaFree(again));
 }
 
 TEST_F(Runtime, CopiesOfTwoAndThreeDimensions) {
