@@ -13,7 +13,8 @@ extern "C" {
 
 /* A SlimCCL communicator on ncclComm's ranks and this rank's device. Collective: all ranks call it together, from a
  * thread or process each, or from one between slimGroupStart and slimGroupEnd (not inside an NCCL group); it reserves
- * config->deviceBytes of device memory, and compares the ranks' settings: slimInvalidUsage names those that differ.
+ * config->deviceBytes of device memory (a quarter of what is free at most; the smallest of the ranks' holds for all),
+ * and compares the ranks' settings: slimInvalidUsage names those that differ.
  * config may be NULL. ncclComm stays the caller's, must outlive the handle, and have nothing under way. (It may be one
  * that does not block, unless config->hierarchy splits it: calls then wait until NCCL has enqueued theirs.) Afterwards
  * calls take buffers in device memory and a cudaStream_t, and enqueue only; without a tensor they are NCCL's own. */
