@@ -19,7 +19,7 @@ static const char* const specs[] = {
     "fp16", "ef(qsgd(bits=8))",     "ef(qsgd(bits=4))",      "ef(ternary)",
     "fo",   "ef(topk(ratio=0.01))", "ef(topk(ratio=0.001))",
 };
-enum { numSpecs = sizeof specs / sizeof *specs, mostSizes = 8, mostRows = 1024 };
+enum { numSpecs = sizeof specs / sizeof *specs, mostSizes = 8, mostRows = 1024, mostMethods = 32 };
 
 static int rank, ranks;
 
@@ -161,32 +161,44 @@ static const Row* plainOf(const Row* rows, int n, const Row* row) {
   return row;
 }
 
-/* A panel a size: speed-up against the link's rate, a line a method. */
+/* A panel a size: speed-up against the link's rate, a line a method; dashed: what are not specs of this program. */
 static int draw(const Row* rows, int n, const char* path) {
   static const char* const rates[] = {"100mbit", "1gbit", "10gbit"};
   static const double gigabits[] = {0.1, 1, 10};
-  int mib[mostSizes], sizes = 0;
+  int mib[mostSizes], sizes = 0, methods = 0, others = 0;
+  const char* method[mostMethods];
   for (int i = 0; i < n; i++) {
     int known = 0;
     for (int k = 0; k < sizes; k++) known |= mib[k] == rows[i].mib;
     if (!known && sizes < mostSizes) mib[sizes++] = rows[i].mib;
+    known = 0;
+    for (int k = 0; k < methods; k++) known |= !strcmp(method[k], rows[i].method);
+    if (!known && methods < mostMethods) method[methods++] = rows[i].method;
   }
-  static double speedup[mostSizes][numSpecs + 1][3];
-  static PlotSeries series[mostSizes][numSpecs + 1];
+  static double speedup[mostSizes][mostMethods][3];
+  static PlotSeries series[mostSizes][mostMethods];
   static char titles[mostSizes][64];
   PlotPanel panels[mostSizes];
-  for (int p = 0; p < sizes; p++) {
-    for (int k = 0; k <= numSpecs; k++) {
-      const char* method = k ? specs[k - 1] : "MPI fp32";
+  for (int k = 0; k < methods; k++) {
+    int spec = 0;
+    while (spec < numSpecs && strcmp(specs[spec], method[k])) spec++;
+    const int color = spec < numSpecs ? spec + 1 : others++;
+    for (int p = 0; p < sizes; p++) {
       for (int r = 0; r < 3; r++) {
         speedup[p][k][r] = NAN;
         for (int i = 0; i < n; i++)
-          if (rows[i].mib == mib[p] && !strcmp(rows[i].rate, rates[r]) && !strcmp(rows[i].method, method))
+          if (rows[i].mib == mib[p] && !strcmp(rows[i].rate, rates[r]) && !strcmp(rows[i].method, method[k]))
             speedup[p][k][r] = plainOf(rows, n, &rows[i])->seconds / rows[i].seconds;
       }
-      series[p][k] =
-          (PlotSeries){.label = method, .x = gigabits, .y = speedup[p][k], .count = 3, .color = k, .dashed = k == 0};
+      series[p][k] = (PlotSeries){.label = method[k],
+                                  .x = gigabits,
+                                  .y = speedup[p][k],
+                                  .count = 3,
+                                  .color = color,
+                                  .dashed = spec == numSpecs};
     }
+  }
+  for (int p = 0; p < sizes; p++) {
     snprintf(titles[p], sizeof titles[p], "%d MiB", mib[p]);
     panels[p] = (PlotPanel){.title = titles[p],
                             .xLabel = "link, Gbit/s",
@@ -194,7 +206,7 @@ static int draw(const Row* rows, int n, const char* path) {
                             .xLog = 1,
                             .yLog = 1,
                             .series = series[p],
-                            .count = numSpecs + 1};
+                            .count = (size_t)methods};
   }
   char subtitle[128];
   snprintf(subtitle, sizeof subtitle, "%d hosts, links shaped in both directions; all hosts share one machine's cores",
