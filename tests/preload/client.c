@@ -4,6 +4,7 @@
  *   client calls ELEMENTS                  every collective that may be compressed, in and out of place
  *   client other                           what must never change: other types and ops, small, part communicators
  *   client nonblocking STEPS ELEMENTS      MPI_Iallreduce of several tensors at once
+ *   client long                            one sum of more than 2³¹ bytes, nearly all of them zero
  */
 #include <math.h>
 #include <mpi.h>
@@ -205,6 +206,20 @@ static void other(void) {
   PMPI_Allreduce(x, z, n, MPI_FLOAT, MPI_SUM, half);
   say("part", memcmp(y, z, sizeof y) != 0);
   free(z);
+  wrong = 0;
+  if (ranks > 1) {
+    MPI_Comm inter;
+    MPI_Intercomm_create(half, 0, MPI_COMM_WORLD, 1 - rank % 2, 1, &inter);
+    for (int i = 0; i < n; i++) x[i] = (float)(i % 7 + rank);
+    MPI_Allreduce(x, y, n, MPI_FLOAT, MPI_SUM, inter); /* of the other group */
+    MPI_Comm_free(&inter);
+    for (int i = 0; i < n; i++) {
+      float there = 0;
+      for (int r = 1 - rank % 2; r < ranks; r += 2) there += (float)(i % 7 + r);
+      wrong += y[i] != there;
+    }
+  }
+  say("intercommunicator", wrong);
   MPI_Comm_free(&half);
   MPI_Allreduce(x, y, 0, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
   say("empty", 0);
@@ -247,6 +262,21 @@ static void nonblocking(int steps, int n) {
   for (int b = 0; b < tensors; b++) free(buffer[b]);
 }
 
+/* Ones among zeros, which every codec keeps: at both ends, and where a count of bytes of 31 or 32 bits might break. */
+static void longSum(void) {
+  const size_t n = ((size_t)1 << 29) + 4099, places[] = {0, (1 << 28) - 1, 1 << 28, (1 << 29) - 1, 1 << 29, n - 1};
+  enum { numPlaces = sizeof places / sizeof *places };
+  float* x = calloc(n, sizeof *x);
+  double wrong = 0, others = 0;
+  for (int i = 0; i < numPlaces; i++) x[places[i]] = 1;
+  MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+  for (int i = 0; i < numPlaces; i++) wrong += x[places[i]] != (float)ranks;
+  for (size_t i = 0; i < n; i++) others += x[i] != 0;
+  say("wrong", wrong);
+  say("not_zero", others - numPlaces);
+  free(x);
+}
+
 int main(int argc, char** argv) {
   int provided;
   if (argc > 1 && !strcmp(argv[1], "nonblocking"))
@@ -258,6 +288,7 @@ int main(int argc, char** argv) {
   if (argc == 5 && !strcmp(argv[1], "train")) train(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
   if (argc == 3 && !strcmp(argv[1], "calls")) calls(atoi(argv[2]));
   if (argc == 2 && !strcmp(argv[1], "other")) other();
+  if (argc == 2 && !strcmp(argv[1], "long")) longSum();
   if (argc == 4 && !strcmp(argv[1], "nonblocking")) nonblocking(atoi(argv[2]), atoi(argv[3]));
   MPI_Finalize();
   return 0;

@@ -195,7 +195,7 @@ TEST_P(MpiPreload, WeightsStayExact) {
 TEST_P(MpiPreload, NothingElseChanges) {
   const Result r = Launch(GetParam(), "SLIM_COMPRESS='qsgd(bits=4)' SLIM_STATS=1", client + " other");
   ASSERT_EQ(r.status, 0) << r.text;
-  for (const char* name : {"max", "integers", "small", "derived", "part", "empty"})
+  for (const char* name : {"max", "integers", "small", "derived", "part", "intercommunicator", "empty"})
     EXPECT_EQ(r.values.at(name), 0) << name;
   EXPECT_NE(r.text.find("not a sum or average"), std::string::npos);
   EXPECT_NE(r.text.find("compressed 0 calls"), std::string::npos) << r.text;

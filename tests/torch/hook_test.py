@@ -90,8 +90,8 @@ def check_compressed_is_near_and_alike(rank, ranks):
 
 
 # What error feedback holds back comes later: the mean over steps of a constant gradient becomes exact.
-def check_memory_works(rank, ranks):
-    model, hook = ddp("ef(topk(ratio=0.1))")
+def check_memory_works(rank, ranks, option=""):
+    model, hook = ddp(f"ef(topk(ratio=0.1){option})")
     mean = plain_mean(rank, ranks, 7)
     total, errors = None, {}
     for step in range(30):
@@ -101,7 +101,13 @@ def check_memory_works(rank, ranks):
     if ranks > 1:
         assert errors[0] > 0.3, errors
     assert errors[29] < errors[1] / 3, errors
+    bytes_ = sum(row["state_bytes"] for row in hook.stats())
     hook.close()
+    return bytes_
+
+
+def check_memory_in_half_the_bytes(rank, ranks):
+    assert 2 * check_memory_works(rank, ranks, ", memory=bf16") == check_memory_works(rank, ranks)
 
 
 def check_policy_by_name(rank, ranks):
