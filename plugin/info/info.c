@@ -13,6 +13,7 @@
 #include <mpi.h>
 #endif
 
+#include "collectives/hierarchy.h"
 #include "collectives/plan.h"
 #include "compress/cuda/kernels.h"
 #include "compress/kernels.h"
@@ -181,7 +182,33 @@ static void showDevice(slimCompressor* c, const slimSettings* settings, int rank
   }
 }
 
-static int check(char* spec, uint64_t count, int ranks, slimDataType_t type) {
+/* What an ncclComm_t with domains of this size does. */
+static void showDomains(slimCompressor* c, const slimSettings* settings, int ranks, int size, slimDataType_t type,
+                        uint64_t count) {
+  const slimComm home = {.domains = {.size = size}};
+  const uint64_t shard = slimShardElements(&home, count);
+  slimDevice device = slimHost;
+  slimPlan plan;
+  device.readable = false;
+  row("domains");
+  if (size == ranks) {
+    puts("one: plain (SLIM_HIERARCHY=flat compresses there)");
+  } else if (ranks % size) {
+    printf("of %d ranks and of %d: compressed between all ranks, as above\n", size, ranks % size);
+  } else if (!shard) {
+    puts("the tensor is too small for them: compressed between all ranks, as above");
+  } else if (slimPlanAllReduce(&plan, c, settings, &device, ranks / size, type, shard) != slimSuccess) {
+    printf("no: %s\n", slimLastMessage());
+  } else {
+    printf("%d of %d ranks: plain inside of each, %s of %llu elements a rank across\n", ranks / size, size,
+           slimAlgorithmName(plan.algorithm), (unsigned long long)shard);
+    row("across");
+    printf("%llu bytes a rank, a plain ring %llu; memory %llu bytes a rank\n", (unsigned long long)plan.sentBytes,
+           (unsigned long long)plan.plainBytes, (unsigned long long)plan.stateBytes);
+  }
+}
+
+static int check(char* spec, uint64_t count, int ranks, int domain, slimDataType_t type) {
   slimCompressor* c;
   slimComm_t comm; /* one that shows the default settings */
   slimPlan plan;
@@ -215,6 +242,8 @@ static int check(char* spec, uint64_t count, int ranks, slimDataType_t type) {
            (double)plan.stateBytes / (double)count);
   }
   showDevice(c, &comm->settings, ranks, type, count);
+  if (domain > 1 && slimDeviceRuns(c->up.tree) && slimDeviceRuns(c->down.tree))
+    showDomains(c, &comm->settings, ranks, domain, type, count);
   slimCommDestroy(comm);
   slimCompressorDestroy(c);
   return failed;
@@ -280,7 +309,7 @@ int main(int argc, char** argv) {
   static const struct option flags[] = {SLIM_INFO_FLAGS(SLIM_FLAG_){NULL, 0, NULL, 0}};
   char* spec = NULL;
   const char *dropin = NULL, *nccl = NULL;
-  uint64_t count = 1 << 20, ranks = 8;
+  uint64_t count = 1 << 20, ranks = 8, domain = 1;
   slimDataType_t type = slimFloat32;
   for (int flag; (flag = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
     const char* text = optarg;
@@ -295,6 +324,10 @@ int main(int argc, char** argv) {
       case 'r':
         if (!slimParseBytes(&text, &ranks) || *text || !ranks || ranks > 65536)
           return wrong("ranks", optarg, "1 to 65536");
+        break;
+      case 'g':
+        if (!slimParseBytes(&text, &domain) || *text || !domain || domain > 65536)
+          return wrong("domain", optarg, "1 to 65536");
         break;
       case 't':
         for (type = slimFloat16; slimTypeIsFloat(type) && strcmp(slimTypeName(type), optarg); type++) continue;
@@ -322,7 +355,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (dropin) return makeDropIn(dropin, nccl);
-  if (spec) return check(spec, count, (int)ranks, type);
+  if (spec) return check(spec, count, (int)ranks, (int)domain, type);
   row("SlimCCL");
   printf("%d.%d.%d\n", SLIM_MAJOR, SLIM_MINOR, SLIM_PATCH);
   showCpu();

@@ -220,6 +220,31 @@ TEST(Check, ExplainsASpec) {
   slimCommDestroy(comm);
 }
 
+// 8 ranks by 4: what two ranks do with a quarter of the tensor.
+TEST(Check, KnowsDomains) {
+  const std::string spec = "--check 'ef(qsgd(bits=4))' --count 1M --ranks 8";
+  const Output layered = info(spec + " --domain 4"), pair = info("--check 'ef(qsgd(bits=4))' --count 256K --ranks 2");
+  slimDevice device = slimHost;
+  device.readable = false;
+  slimCompressor* compressor;
+  slimComm_t comm;
+  slimPlan plan;
+  ASSERT_EQ(slimCompressorCreate(&compressor, "ef(qsgd(bits=4))"), slimSuccess);
+  ASSERT_EQ(slimCommInitLocal(&comm, 1, nullptr), slimSuccess);
+  ASSERT_EQ(slimPlanAllReduce(&plan, compressor, &comm->settings, &device, 2, slimFloat32, 256 << 10), slimSuccess);
+  EXPECT_EQ(layered.line("domains"), std::string("2 of 4 ranks: plain inside of each, ") +
+                                         slimAlgorithmName(plan.algorithm) + " of 262144 elements a rank across");
+  EXPECT_EQ(numberAfter("=" + layered.line("across"), "="), static_cast<double>(plan.sentBytes));
+  EXPECT_EQ(numberAfter(layered.line("across"), "memory "), static_cast<double>(plan.stateBytes));
+  EXPECT_EQ(numberAfter(layered.line("across"), "memory "), numberAfter("=" + pair.line("memory"), "="));
+  slimCompressorDestroy(compressor);
+  slimCommDestroy(comm);
+  EXPECT_TRUE(has(info(spec + " --domain 8").line("domains"), "one: plain"));
+  EXPECT_TRUE(has(info(spec + " --domain 3").line("domains"), "of 3 ranks and of 2: compressed between all ranks"));
+  EXPECT_TRUE(has(info("--check 'qsgd(bits=4)' --count 100 --domain 4").line("domains"), "too small"));
+  EXPECT_EQ(info(spec).line("domains"), "(no line domains)");
+}
+
 TEST(Check, RefusesInTheLibrarysWords) {
   Output output = info("--check 'ef(qsgd(bit=4))'");
   EXPECT_EQ(output.status, 1);

@@ -19,6 +19,7 @@
  *   loop N | end
  *   async C                         prints ncclCommGetAsyncError
  *   used LABEL                      bytes of the device's memory
+ *   ranges                          "NAME.ranges N": how many NVTX ranges the injected recorder has seen of each kind
  *   hog KIB                         takes all of it but so much
  *   child                           a process that ends at once, as it would after a fork of the program's
  *   seal                            when all ranks have played: from then on a call of the driver is a crash (x86)
@@ -476,6 +477,18 @@ static ncclResult_t perform(Player* p, char w[mostWords][32]) {
   }
   if (is(w[0], "replay")) {
     CUDA(cudaGraphLaunch(p->exec, p->stream));
+    return ncclSuccess;
+  }
+  if (is(w[0], "ranges")) {
+    void* recorder = dlopen(getenv("NVTX_INJECTION64_PATH"), RTLD_LAZY | RTLD_NOLOAD);
+    if (!recorder) die("NVTX", "the recorder was not loaded");
+    uint64_t (*const count)(const char*) = (uint64_t(*)(const char*))dlsym(recorder, "recorderCount");
+    static const char* const names[] = {"encode", "exchange", "reduce", "decode"};
+    for (int i = 0; i < 4; i++) {
+      char full[32];
+      snprintf(full, sizeof full, "SlimCCL/%s", names[i]);
+      printf("%s.ranges %llu\n", names[i], (unsigned long long)count(full));
+    }
     return ncclSuccess;
   }
   if (is(w[0], "hog")) {

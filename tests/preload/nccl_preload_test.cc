@@ -660,6 +660,18 @@ TEST(NcclPreloadCreation, NonBlockingStaysPlain) {
   EXPECT_EQ(Count(r.text, "not blocking stays plain"), 3);
 }
 
+// A profiler of NVTX sees what a preloaded program's calls do.
+TEST(NcclPreloadReport, Ranges) {
+  char cwd[4096];
+  const std::string recorder = getcwd(cwd, sizeof cwd) + std::string("/tests/ranges/librecorder.so");
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)' NVTX_INJECTION64_PATH=" + recorder, "", "one"}, 3,
+                        "init 0; buffers a 100000 f32; fill a random 1; allreduce a = * sum; check t a; @0 ranges;"
+                        "destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  for (const char* name : {"encode", "exchange", "reduce", "decode"})
+    EXPECT_GE(r[name + std::string(".ranges")], 3) << r.text;
+}
+
 // What a program forks has its parent's numbers, and does not report them again.
 TEST(NcclPreloadReport, NotByChildren) {
   const Result r =
