@@ -305,6 +305,24 @@ TEST_P(NcclPreload, EverythingElseIsExact) {
   }
 }
 
+// Without ncclAlltoAll messages go one by one, with the same bits; without splits domains are compressed flat.
+TEST_P(NcclPreload, OlderNccl) {
+  char cwd[4096];
+  const std::string here = getcwd(cwd, sizeof cwd), folder = here + "/tests/simgpu",
+                    old = " LD_LIBRARY_PATH=" + folder + "/old:" + folder;
+  const std::string way = "SLIM_COMPRESS='qsgd(bits=8)'",
+                    script = "init 0; buffers a 240000 f32; fill a random 1; allreduce a = * sum; check t a; destroy 0";
+  const Result now = Play({way}, ranks(), script), then = Play({way + old}, ranks(), script);
+  ExpectCompressed(then, ranks(), "a", kBound8);
+  EXPECT_EQ(now.bits, then.bits);
+  if (ranks() != 4) return;
+  const std::string domains = way + " SIMGPU_NVLINK=2 SLIM_DEBUG=INFO";
+  EXPECT_EQ(Count(Play({domains}, 4, script).text, "compressed across: not with this NCCL"), 0);
+  const Result flat = Play({domains + old}, 4, script);
+  EXPECT_EQ(Count(flat.text, "compressed across: not with this NCCL, so it is flat"), 4) << flat.text;
+  EXPECT_EQ(flat.bits, now.bits);
+}
+
 // A rule may ask for communicators that are a part of the job: each has its own tensors.
 TEST(NcclPreloadParts, ByRule) {
   const Result r =
