@@ -6,10 +6,12 @@
 
 #include "collectives/probe.h"
 
-/* fp32 values of the second sum (the first has slimAutoSmallest), and where the first takes longer than slowSeconds;
- * how often they are timed. */
-enum { large = 1 << 18, medium = 1 << 16, repeats = 3 };
-static const double slowSeconds = 5e-3, margin = 0.95;
+/* fp32 values of the second sum (the first has slimAutoSmallest), and where the first takes longer than slowSeconds. */
+enum { large = 1 << 18, medium = 1 << 16 };
+/* How often a sum is timed on devices; and on hosts, where others may use the cores: fewest times, up to most in
+ * enoughSeconds. */
+enum { onDevices = 3, fewest = 5, most = 10 };
+static const double slowSeconds = 5e-3, enoughSeconds = 10e-3, margin = 0.95;
 
 typedef struct {
   slimAutoJob* job;
@@ -19,7 +21,6 @@ typedef struct {
 typedef struct {
   double seconds;
   size_t n;
-  int timed;
   bool measured;
 } point;
 
@@ -28,8 +29,9 @@ typedef struct {
 /* The fastest of a few calls; of ranks, the slowest. */
 static slimResult_t timeOnHost(const bench* b, slimTensor_t tensor, point* p) {
   const slimAutoJob* job = b->job;
+  double all = 0;
   p->seconds = 1e30;
-  for (int i = 0; i <= p->timed; i++) {
+  for (int i = 0; i <= fewest || (i <= most && all < enoughSeconds); i++) {
     memcpy(b->y, b->x, p->n * sizeof *b->y);
     double took = 0; /* the ranks meet, */
     SLIM_CHECK(slimAllReduce(&took, &took, 1, slimFloat64, slimMax, NULL, job->comm, NULL));
@@ -38,7 +40,9 @@ static slimResult_t timeOnHost(const bench* b, slimTensor_t tensor, point* p) {
                       : job->plain(job->context, b->y, p->n));
     took = slimSeconds() - start;
     SLIM_CHECK(slimAllReduce(&took, &took, 1, slimFloat64, slimMax, NULL, job->comm, NULL));
-    if (i > 0 && took < p->seconds) p->seconds = took; /* and the first call is for connections and buffers */
+    if (i == 0) continue; /* and the first call is for connections and buffers */
+    all += took;
+    if (took < p->seconds) p->seconds = took;
   }
   return slimSuccess;
 }
@@ -76,7 +80,7 @@ static void timeAll(const bench* benches, int count, int way, point* points) {
     if (job->comm->device->readable) {
       p->measured = went(job, timeOnHost(b, tensors[i], p));
     } else {
-      p->measured = went(job, slimProbePrepare(&probes[n], job->comm, tensors[i], b->x, b->y, p->n, p->timed));
+      p->measured = went(job, slimProbePrepare(&probes[n], job->comm, tensors[i], b->x, b->y, p->n, onDevices));
       n += p->measured;
     }
   }
@@ -104,12 +108,10 @@ static slimAutoLine lineThrough(const point* a, const point* b) {
 }
 
 static void measureWay(const bench* benches, int n, int way, point* first, point* second) {
-  for (int i = 0; i < n; i++) first[i] = (point){.n = slimAutoSmallest, .timed = repeats, .measured = benches[i].x};
+  for (int i = 0; i < n; i++) first[i] = (point){.n = slimAutoSmallest, .measured = benches[i].x};
   timeAll(benches, n, way, first);
-  for (int i = 0; i < n; i++) {
-    const bool slow = first[i].seconds > slowSeconds; /* as all ranks know */
-    second[i] = (point){.n = slow ? medium : large, .timed = slow ? 1 : repeats, .measured = first[i].measured};
-  }
+  for (int i = 0; i < n; i++) /* all ranks know the same seconds */
+    second[i] = (point){.n = first[i].seconds > slowSeconds ? medium : large, .measured = first[i].measured};
   timeAll(benches, n, way, second);
   for (int i = 0; i < n; i++)
     if (second[i].measured) benches[i].job->model.line[way] = lineThrough(&first[i], &second[i]);
