@@ -93,35 +93,40 @@ static inline uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
     for (uint32_t i = 0; i < (size); i++) (result) += (expr); \
   } while (0)
 
-/* The reduction tree over size elements: expr is a slimVector at elements i … i + SLIM_LANES − 1. */
-#define SLIM_TREE_SUM(result, size, i, expr)                                          \
-  do {                                                                                \
-    slimVector slimA_[128 / SLIM_LANES] = {{0}};                                      \
-    if ((size) >= 128) {                                                              \
-      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128)                       \
-        for (uint32_t slimC_ = 0; slimC_ < 128 / SLIM_LANES; slimC_++) {              \
-          const uint32_t i = slimR_ + SLIM_LANES * slimC_;                            \
-          slimA_[slimC_] += (expr);                                                   \
-        }                                                                             \
-    } else {                                                                          \
-      for (uint32_t i = 0; i < 64; i += SLIM_LANES) slimA_[i / SLIM_LANES] += (expr); \
-    }                                                                                 \
-    (result) = slimTreeFold(slimA_);                                                  \
+#define SLIM_ALWAYS static inline __attribute__((always_inline))
+#define SLIM_UNROLLED _Pragma("GCC unroll 32")
+
+/* The reduction tree's columns: element i is added to lane i % 128 (of 64 elements: to lane i). */
+enum { SLIM_COLUMNS = 128 / SLIM_LANES };
+SLIM_ALWAYS void slimTreeStart(slimVector* a) {
+  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS; j++) a[j] = (slimVector){0};
+}
+/* What they add up to: lanes 64 apart first. */
+SLIM_ALWAYS float slimTreeFold(slimVector* a) {
+  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS / 2; j++) a[j] += a[j + SLIM_COLUMNS / 2];
+  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS / 4; j++) a[j] += a[j + SLIM_COLUMNS / 4];
+  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS / 8; j++) a[j] += a[j + SLIM_COLUMNS / 8];
+  return slimSumOf16(a);
+}
+/* The tree over size elements: expr is a slimVector at elements i … i + SLIM_LANES − 1. */
+#define SLIM_TREE_SUM(result, size, i, expr)                                                        \
+  do {                                                                                              \
+    slimVector slimA_[SLIM_COLUMNS];                                                                \
+    slimTreeStart(slimA_);                                                                          \
+    if ((size) >= 128) {                                                                            \
+      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128) {                                   \
+        SLIM_UNROLLED for (uint32_t slimC_ = 0; slimC_ < SLIM_COLUMNS; slimC_++) {                  \
+          const uint32_t i = slimR_ + SLIM_LANES * slimC_;                                          \
+          slimA_[slimC_] += (expr);                                                                 \
+        }                                                                                           \
+      }                                                                                             \
+    } else {                                                                                        \
+      SLIM_UNROLLED for (uint32_t i = 0; i < 64; i += SLIM_LANES) slimA_[i / SLIM_LANES] += (expr); \
+    }                                                                                               \
+    (result) = slimTreeFold(slimA_);                                                                \
   } while (0)
 
-static inline float slimTreeFold(slimVector* a) {
-  for (uint32_t w = 64 / SLIM_LANES; w; w /= 2)
-    for (uint32_t j = 0; j < w; j++) a[j] += a[j + w];
-  float x[SLIM_LANES];
-  memcpy(x, a, sizeof x);
-  for (uint32_t w = SLIM_LANES / 2; w; w /= 2)
-    for (uint32_t j = 0; j < w; j++) x[j] += x[j + w];
-  return x[0];
-}
-
 /* ---- Draws ---------------------------------------------------------------------------------------------------- */
-
-#define SLIM_ALWAYS static inline __attribute__((always_inline))
 
 /* Philox4x32-7 of `together` vectors of counters from `at`, a constant: several hide the multiplier's latency. A 64-bit
  * lane holds one counter's word in its low half; what stands above never reaches it. */
@@ -320,14 +325,14 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
 }
 
 /* Bit i of a stream: the i-th value is below zero. */
-#define SLIM_PACK_SIGNS(out, n, i, expr)                           \
-  for (uint32_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {          \
-    uint32_t slimBits_ = 0;                                        \
-    for (uint32_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
-      const uint32_t i = slimW_ + slimJ_;                          \
-      slimBits_ |= slimBelowZero(expr) << slimJ_;                  \
-    }                                                              \
-    memcpy((out) + slimW_ / 8, &slimBits_, 4);                     \
+#define SLIM_PACK_SIGNS(out, n, i, expr)                                         \
+  for (uint32_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {                        \
+    uint32_t slimBits_ = 0;                                                      \
+    SLIM_UNROLLED for (uint32_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
+      const uint32_t i = slimW_ + slimJ_;                                        \
+      slimBits_ |= slimBelowZero(expr) << slimJ_;                                \
+    }                                                                            \
+    memcpy((out) + slimW_ / 8, &slimBits_, 4);                                   \
   }
 
 static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }

@@ -5,9 +5,12 @@
 
 #ifdef SLIM_CUDA
 #define SLIM_FN static __device__ __forceinline__
+#define SLIM_CODEC_FN SLIM_FN
 #define restrict __restrict__
 #else
 #define SLIM_FN static inline
+/* A function of its own, with all that it calls. */
+#define SLIM_CODEC_FN static __attribute__((noinline, flatten))
 #endif
 
 #endif

@@ -49,6 +49,7 @@ static inline slimVector slimAbs(slimVector x) { return (slimVector)((slimBitsVe
 
 static inline slimVector slimAsVector(slimBitsVector x) { return (slimVector)x; }
 static inline slimBitsVector slimAllBits(uint32_t x) { return (slimBitsVector){0} + x; }
+static inline slimVector slimAll(float x) { return x - (slimVector){0}; }
 static inline slimVector slimFlipped(slimVector x, slimBitsVector signs) {
   return (slimVector)((slimBitsVector)x ^ signs);
 }
@@ -60,6 +61,17 @@ static inline slimVector slimAddSigned(slimVector a, slimVector x, slimBitsVecto
   return (slimVector)_mm256_fmadd_ps((__m256)x, (__m256)(signs | 0x3f800000u), (__m256)a);
 #else
   return a + slimFlipped(x, signs);
+#endif
+}
+
+/* a·b + c, the product exact: by a fused multiplication, where there is one. */
+static inline slimVector slimExactMulAdd(slimVector a, slimVector b, slimVector c) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (slimVector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
 #endif
 }
 
@@ -75,6 +87,19 @@ static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
   return (a & 0xffffffffu) * (b & 0xffffffffu);
 #endif
 }
+/* The tree over the 16 lanes of 16/SLIM_LANES vectors. */
+static inline float slimSumOf16(const slimVector* a) {
+#if SLIM_LANES == 16
+  const __m256 y = _mm256_add_ps(_mm512_castps512_ps256((__m512)a[0]), _mm512_extractf32x8_ps((__m512)a[0], 1));
+  const __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+#elif SLIM_LANES == 8
+  const __m256 y = (__m256)(a[0] + a[1]);
+  const __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+#else
+  const slimVector x = (a[0] + a[2]) + (a[1] + a[3]);
+#endif
+  return (x[0] + x[2]) + (x[1] + x[3]);
+}
 /* Lane by lane, of integers. */
 static inline slimBitsVector slimLarger(slimBitsVector a, slimBitsVector b) {
 #if defined(__AVX512F__)
@@ -84,6 +109,16 @@ static inline slimBitsVector slimLarger(slimBitsVector a, slimBitsVector b) {
 #else
   const slimBitsVector larger = (slimBitsVector)(a > b);
   return (a & larger) | (b & ~larger);
+#endif
+}
+static inline slimBitsVector slimLesser(slimBitsVector a, slimBitsVector b) {
+#if defined(__AVX512F__)
+  return (slimBitsVector)_mm512_min_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (slimBitsVector)_mm256_min_epu32((__m256i)a, (__m256i)b);
+#else
+  const slimBitsVector less = (slimBitsVector)(a < b);
+  return (a & less) | (b & ~less);
 #endif
 }
 static inline uint32_t slimLargest(slimBitsVector x) {
@@ -222,6 +257,73 @@ static inline slimVector slimSmaller(slimVector a, slimVector b) {
 #else
   const slimSignedVector smaller = a < b;
   return (slimVector)(((slimSignedVector)a & smaller) | ((slimSignedVector)b & ~smaller));
+#endif
+}
+
+static inline slimVector slimGreater(slimVector a, slimVector b) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (slimVector)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  const slimSignedVector greater = a > b;
+  return (slimVector)(((slimSignedVector)a & greater) | ((slimSignedVector)b & ~greater));
+#endif
+}
+static inline slimSignedVector slimTruncated(slimVector x) { return __builtin_convertvector(x, slimSignedVector); }
+#if SLIM_LANES > 4
+/* Bit j: lane j's sign; a is below b in lane j. */
+static inline uint32_t slimSigns(slimVector x) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)x);
+#else
+  return (uint32_t)_mm256_movemask_ps((__m256)x);
+#endif
+}
+static inline uint32_t slimBelow(slimVector a, slimVector b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+#else
+  return slimSigns((slimVector)(a < b));
+#endif
+}
+#endif
+/* k + step where a is below b. */
+static inline slimSignedVector slimAddWhereBelow(slimSignedVector k, slimSignedVector step, slimVector a,
+                                                 slimVector b) {
+#if defined(__AVX512F__)
+  return (slimSignedVector)_mm512_mask_add_epi32((__m512i)k, _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ),
+                                                 (__m512i)k, (__m512i)step);
+#else
+  return k + (step & (a < b));
+#endif
+}
+/* Four vectors of 16-bit integers, brought to −most … most, plus most, as bytes, in order. */
+static inline void slimStoreBytes(uint8_t* out, const slimSignedVector k[4], int32_t most) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i up = _mm512_set1_epi16((short)most), low = _mm512_set1_epi16((short)-most);
+  __m512i a = _mm512_packs_epi32((__m512i)k[0], (__m512i)k[1]), b = _mm512_packs_epi32((__m512i)k[2], (__m512i)k[3]);
+  a = _mm512_max_epi16(_mm512_min_epi16(a, up), low), b = _mm512_max_epi16(_mm512_min_epi16(b, up), low);
+  a = _mm512_add_epi8(_mm512_packs_epi16(a, b), _mm512_set1_epi8((char)most));
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, a));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i up = _mm256_set1_epi16((short)most), low = _mm256_set1_epi16((short)-most);
+  __m256i a = _mm256_packs_epi32((__m256i)k[0], (__m256i)k[1]), b = _mm256_packs_epi32((__m256i)k[2], (__m256i)k[3]);
+  a = _mm256_max_epi16(_mm256_min_epi16(a, up), low), b = _mm256_max_epi16(_mm256_min_epi16(b, up), low);
+  a = _mm256_add_epi8(_mm256_packs_epi16(a, b), _mm256_set1_epi8((char)most));
+  _mm256_storeu_si256((__m256i*)(void*)out, _mm256_permutevar8x32_epi32(a, order));
+#elif defined(__SSE2__)
+  const __m128i up = _mm_set1_epi16((short)most), low = _mm_set1_epi16((short)-most);
+  __m128i a = _mm_packs_epi32((__m128i)k[0], (__m128i)k[1]), b = _mm_packs_epi32((__m128i)k[2], (__m128i)k[3]);
+  a = _mm_max_epi16(_mm_min_epi16(a, up), low), b = _mm_max_epi16(_mm_min_epi16(b, up), low);
+  _mm_storeu_si128((__m128i*)(void*)out, _mm_add_epi8(_mm_packs_epi16(a, b), _mm_set1_epi8((char)most)));
+#else
+  for (uint32_t i = 0; i < 4 * SLIM_LANES; i++) {
+    const int32_t x = k[i / SLIM_LANES][i % SLIM_LANES];
+    out[i] = (uint8_t)((x > most ? most : x < -most ? -most : x) + most);
+  }
 #endif
 }
 

@@ -46,27 +46,30 @@ static inline slimClass slimClass_bf16(const slimNode* node, double n) {
 }
 #endif
 
-SLIM_FN bool slimEncode_fp32(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_fp32(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
   (void)node;
   slimPutFloats(sec[0], v, b->size);
   return true;
 }
-SLIM_FN void slimDecode_fp32(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_fp32(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   slimTakeFloats(out, sec[0], b->size);
 }
-SLIM_FN bool slimEncode_fp16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_fp16(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
   (void)node;
   uint16_t* restrict out = slimHalvesOf(sec[0], b->scratch);
   slimFloatsToHalvesSaturated(out, v, b->size);
   slimPutHalves(sec[0], out, b->size);
   return true;
 }
-SLIM_FN void slimDecode_fp16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_fp16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   slimHalvesToFloats(out, slimTakeHalves(sec[0], b->scratch, b->size), b->size);
 }
-SLIM_FN bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
   (void)node;
   uint16_t* restrict out = slimHalvesOf(sec[0], b->scratch);
   SLIM_ASSUME_BLOCK(b->size);
@@ -77,7 +80,7 @@ SLIM_FN bool slimEncode_bf16(const slimNode* node, const slimBlock* b, const flo
   slimPutHalves(sec[0], out, b->size);
   return true;
 }
-SLIM_FN void slimDecode_bf16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_bf16(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   (void)node;
   const uint16_t* restrict in = slimTakeHalves(sec[0], b->scratch, b->size);
   SLIM_ASSUME_BLOCK(b->size);

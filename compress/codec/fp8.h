@@ -28,19 +28,21 @@ static inline slimClass slimClass_fp8(const slimNode* node, double n) {
 }
 #endif
 
-SLIM_FN bool slimEncode_fp8(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_fp8(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                  uint8_t* const* sec) {
+  const uint32_t size = b->size;
   const slimNormal normal = slimNormalise(b->maxBits);
   uint8_t* restrict out = slimBytesOf(sec[1], b->scratch);
-  SLIM_ASSUME_BLOCK(b->size);
+  SLIM_ASSUME_BLOCK(size);
   if (node->e5m2)
-    SLIM_EACH(i, b->size) out[i] = slimToFp8(v[i] * normal.p * 0x1p14f, 15, 2);
+    SLIM_EACH(i, size) out[i] = slimToFp8(v[i] * normal.p * 0x1p14f, 15, 2);
   else
-    SLIM_EACH(i, b->size) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
-  slimPutBytes(sec[1], out, b->size);
+    SLIM_EACH(i, size) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
+  slimPutBytes(sec[1], out, size);
   float scale = b->maxBits ? (node->e5m2 ? 0x1p-14f : 0x1p-7f) : 0;
   return slimStoreScale(sec[0], scale, normal, node->e5m2 ? 0x1p15f : 0x1p8f);
 }
-SLIM_FN void slimDecode_fp8(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_fp8(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const float scale = slimLoadFloat(sec[0]);
   const uint8_t* restrict in = slimTakeBytes(sec[1], b->scratch, b->size);
   SLIM_ASSUME_BLOCK(b->size);

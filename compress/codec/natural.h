@@ -117,8 +117,8 @@ SLIM_FN void slimNaturalValues(float* restrict out, const uint8_t* restrict expo
   SLIM_EACH(i, n) out[i] = slimFloat((uint32_t)exponents[i] << 23);
 }
 
-SLIM_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                      uint8_t* const* sec) {
   if (node->levels) return slimEncodePowers(node, b, v, sec);
   const uint32_t size = b->size;
   const slimNormal normal = slimNormalise(b->maxBits);
@@ -146,7 +146,8 @@ SLIM_FN bool slimEncode_natural(const slimNode* node, const slimBlock* b, const 
   }
   return slimStoreScale(sec[0], scale, normal, 2);
 }
-SLIM_FN void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                      float* restrict out) {
   if (node->levels) {
     slimDecodePowers(node, b, sec, out);
     return;
@@ -157,10 +158,12 @@ SLIM_FN void slimDecode_natural(const slimNode* node, const slimBlock* b, uint8_
   SLIM_ASSUME_BLOCK(b->size);
   SLIM_EACH(i, b->size) out[i] = slimFloat((uint32_t)exponents[i] << 23) * sign[i];
 }
-SLIM_FN bool slimEncode_nuqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_nuqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                     uint8_t* const* sec) {
   return slimEncodePowers(node, b, v, sec);
 }
-SLIM_FN void slimDecode_nuqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_nuqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                     float* restrict out) {
   slimDecodePowers(node, b, sec, out);
 }
 

@@ -88,12 +88,13 @@ SLIM_FN void slimUnpackSigns(float* restrict out, const uint8_t* restrict in, ui
   }
 }
 
-SLIM_FN bool slimEncode_sign(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_sign(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
   (void)node;
   slimPackSigns(sec[0], v, b->size);
   return true;
 }
-SLIM_FN void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_sign(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   slimUnpackSigns(out, sec[0], b->size, node->value);
 }
 
@@ -107,7 +108,8 @@ SLIM_FN void slimDitherSigns(const slimNode* node, const slimBlock* b, const flo
                   slimLoad(v, i) * p + lambda * (slimToFloats(2 * slimHalvesAt(words, i) - 65535) * 0x1p-16f));
 }
 
-SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                     uint8_t* const* sec) {
   const bool fixed = node->lambda == slimLambdaFixed;
   const slimNormal normal = fixed ? (slimNormal){1, 1, 0} : slimNormalise(b->maxBits);
   const float p = normal.p;
@@ -147,7 +149,8 @@ SLIM_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const f
   slimStoreFloat(sec[0], scale);
   return true;
 }
-SLIM_FN void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_onebit(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                     float* restrict out) {
   (void)node;
   slimUnpackSigns(out, sec[1], b->size, b->lambda > 0 ? b->lambda : slimLoadFloat(sec[0]));
 }

@@ -96,39 +96,97 @@ SLIM_FN slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t 
   return slimToFloats((wide ? slimHalvesAt(codes, i) : slimBytesAt(codes, i)) - levels);
 }
 
-#if !defined(SLIM_CUDA) && defined(__BMI2__)
+#ifndef SLIM_CUDA
+/* y of elements i …: (d + ½)/2^bits of their draws d. */
+SLIM_ALWAYS slimVector slimDitherHalves(const uint32_t* draws, uint32_t i) {
+  return slimExactMulAdd(slimToFloats(slimHalvesAt(draws, i)), slimAll(0x1p-16f), slimAll(0x1p-17f));
+}
+SLIM_ALWAYS slimVector slimDitherWords(const uint32_t* draws, uint32_t i) {
+  return slimExactMulAdd(slimToFloats((slimSignedVector)(*(const slimBitsVector*)(draws + i) >> 8)), slimAll(0x1p-24f),
+                         slimAll(0x1p-25f));
+}
+/* slimQsgdLevel and slimQsgdNearest of a vector; perWord: elements that share 32 bits of draws; 0: nearest, which never
+ * passes the last level. */
+SLIM_ALWAYS slimSignedVector slimQsgdLevels(slimVector w, float r, float levels, const uint32_t* draws, uint32_t i,
+                                            const uint32_t perWord, const bool clamped) {
+  slimVector a = w * r;
+  if (!perWord) return slimTruncated(a + (slimVector)(((slimBitsVector)a & 0x80000000u) | slimBits(.5f)));
+  if (clamped) a = slimGreater(slimSmaller(a, slimAll(levels)), slimAll(-levels));
+  const slimSignedVector k = slimTruncated(a), outwards = (slimSignedVector)a >> 31 | 1;
+  const slimVector rest = slimAbs(slimExactMulAdd(slimToFloats(k), slimAll(-1), a));
+  return slimAddWhereBelow(k, outwards, perWord == 1 ? slimDitherWords(draws, i) : slimDitherHalves(draws, i), rest);
+}
+/* 64 elements from i. sums: Σw·k and Σk² are added to columns wk, kk. */
+SLIM_ALWAYS void slimQsgd64(uint8_t* codes, const float* v, uint32_t i, float p, float r, int32_t levels,
+                            const uint32_t* draws, const uint32_t perWord, const bool sums, slimVector* wk,
+                            slimVector* kk) {
+  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS / 2; j += 4) {
+    slimSignedVector k[4];
+    SLIM_UNROLLED for (uint32_t t = 0; t < 4; t++) {
+      const uint32_t at = i + (j + t) * SLIM_LANES;
+      const slimVector w = slimLoad(v, at) * p;
+      k[t] = slimQsgdLevels(w, r, (float)levels, draws, at, perWord, sums);
+      if (!sums) continue;
+      const slimVector q = slimToFloats(k[t]);
+      wk[j + t] += w * q;
+      kk[j + t] += q * q;
+    }
+    slimStoreBytes(codes + i + j * SLIM_LANES, k, levels);
+  }
+}
+/* A block's codes, a byte each; fit: wk, kk = tree(w·k), tree(k²). */
+SLIM_ALWAYS void slimQsgdBytes(uint8_t* codes, const float* v, uint32_t size, float p, float r, int32_t levels,
+                               const uint32_t* draws, const uint32_t perWord, bool fit, float* wk, float* kk) {
+  if (!fit) {
+    for (uint32_t i = 0; i < size; i += 64) slimQsgd64(codes, v, i, p, r, levels, draws, perWord, false, NULL, NULL);
+    return;
+  }
+  slimVector a[SLIM_COLUMNS], b[SLIM_COLUMNS];
+  slimTreeStart(a);
+  slimTreeStart(b);
+  for (uint32_t i = 0; i < size; i += 128) {
+    slimQsgd64(codes, v, i, p, r, levels, draws, perWord, true, a, b);
+    if (size > 64)
+      slimQsgd64(codes, v, i + 64, p, r, levels, draws, perWord, true, a + SLIM_COLUMNS / 2, b + SLIM_COLUMNS / 2);
+  }
+  *wk = slimTreeFold(a);
+  *kk = slimTreeFold(b);
+}
+
+#ifdef __BMI2__
 /* One vector at i, of stochastic ternary codes: a bit for each that is not zero, and for each value below zero. Returns
  * w·q. With one level, slimQsgdLevel is a ≥ 1 or y < a. */
-SLIM_ALWAYS slimVector slimTernaryVector(const float* v, uint32_t i, float p, float r, const uint32_t* words,
+SLIM_ALWAYS slimVector slimTernaryVector(const float* v, uint32_t i, float p, float r, const uint32_t* draws,
                                          uint32_t* some, uint32_t* below) {
-  const slimVector w = slimLoad(v, i) * p, size = slimAbs(w);
-  const slimVector y = slimToFloats((slimSignedVector)(*(const slimBitsVector*)(words + i) >> 8)) * 0x1p-24f + 0x1p-25f;
-  const slimVector rest = slimSmaller(y, (slimVector){0} + 0x1.fffffep-1f) - size * r;
-  const uint32_t set = slimBelowZero(rest), negative = slimBelowZero(w);
+  const slimVector w = slimLoad(v, i) * p, size = slimAbs(w), a = size * r;
+  const slimVector y = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, i), slimAllBits(0x3f7fffff));
+  const uint32_t set = slimBelow(y, a), negative = slimSigns(w);
   memcpy((uint8_t*)some + i / 8, &set, SLIM_LANES / 8);
   memcpy((uint8_t*)below + i / 8, &negative, SLIM_LANES / 8);
-  return (slimVector)((slimSignedVector)size & (rest < 0));
+  return (slimVector)((slimSignedVector)size & (y < a));
 }
-/* A block of them. lsq: wq = tree(w·q), qq = tree(q·q). */
-static inline void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
-                                    bool lsq, const uint32_t* words, float* wq, float* qq) {
+/* A block of them. fit: wk = tree(w·q), kk = tree(q·q). */
+SLIM_ALWAYS void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
+                                  const uint32_t* draws, bool fit, float* wk, float* kk) {
   const uint64_t even = 0x5555555555555555u;
   uint32_t some[SLIM_MAX_BLOCK / 32], below[SLIM_MAX_BLOCK / 32], count = 0;
   SLIM_ASSUME_BLOCK(size);
-  if (lsq)
-    SLIM_TREE_SUM(*wq, size, i, slimTernaryVector(v, i, p, r, words, some, below));
+  if (fit)
+    SLIM_TREE_SUM(*wk, size, i, slimTernaryVector(v, i, p, r, draws, some, below));
   else
-    SLIM_EACH_VECTOR(i, size) slimTernaryVector(v, i, p, r, words, some, below);
+    SLIM_EACH_VECTOR(i, size) slimTernaryVector(v, i, p, r, draws, some, below);
   for (uint32_t i = 0; i < size / 32; i++) {
     const uint64_t codes = _pdep_u64(~some[i], even) | _pdep_u64(some[i] & ~below[i], even << 1);
     memcpy(out + 8 * i, &codes, 8);
     count += (uint32_t)__builtin_popcount(some[i]);
   }
-  *qq = (float)count;
+  *kk = (float)count;
 }
 #endif
+#endif
 
-SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
   const uint32_t size = b->size;
   const int32_t levels = (int32_t)node->levels;
   const slimNormal normal = slimNormalise(b->maxBits);
@@ -146,21 +204,37 @@ SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const flo
 
   void* codes = b->scratch;
   uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
-#if !defined(SLIM_CUDA) && defined(__BMI2__)
-  if (levels == 1 && !node->nearest) {
-    float wq = 0, qq;
+  const uint32_t perWord = node->nearest ? 0 : node->norm2 || levels == 1 ? 1 : 2;
+  if (perWord == 1)
     slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
-    slimTernaryCodes(sec[1], v, size, p, r, node->lsq, words, &wq, &qq);
-    return slimStoreScale(sec[0], !node->lsq ? m : qq > 0 ? wq / qq : 0, normal, 1);
+  else if (perWord)
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
+#ifndef SLIM_CUDA
+  if (!wide) {
+    float wk = 0, kk = 0;
+#ifdef __BMI2__
+    if (levels == 1 && perWord) {
+      slimTernaryCodes(sec[1], v, size, p, r, words, node->lsq, &wk, &kk);
+    } else
+#endif
+    {
+      if (!perWord)
+        slimQsgdBytes(codes, v, size, p, r, levels, words, 0, node->lsq, &wk, &kk);
+      else if (perWord == 1)
+        slimQsgdBytes(codes, v, size, p, r, levels, words, 1, node->lsq, &wk, &kk);
+      else
+        slimQsgdBytes(codes, v, size, p, r, levels, words, 2, node->lsq, &wk, &kk);
+      slimPack(sec[1], codes, size, node->bits);
+    }
+    return slimStoreScale(sec[0], !node->lsq ? m / (float)levels : kk > 0 ? wk / kk : 0, normal, (float)levels);
   }
 #endif
-  if (node->nearest) {
+  if (!perWord) {
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdNearest(v[i] * p, r, levels));
     else
       SLIM_QSGD_CODES(uint8_t, slimQsgdNearest(v[i] * p, r, levels));
-  } else if (node->norm2 || levels == 1) {
-    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
+  } else if (perWord == 1) {
     if (wide)
       SLIM_QSGD_CODES(uint16_t,
                       slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
@@ -168,7 +242,6 @@ SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const flo
       SLIM_QSGD_CODES(uint8_t,
                       slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
   } else {
-    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
     const uint16_t* restrict d = (const uint16_t*)(const void*)words;
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdLevel(v[i] * p, r, (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, levels));
@@ -196,8 +269,8 @@ SLIM_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const flo
     slimPack(sec[1], (const uint8_t*)codes, size, node->bits);
   return slimStoreScale(sec[0], step, normal, (float)levels);
 }
-SLIM_FN bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
-                                uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                      uint8_t* const* sec) {
   return slimEncode_qsgd(node, b, v, sec);
 }
 
@@ -217,7 +290,7 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
 }
 #endif
 
-SLIM_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
   const bool wide = slimIsWide(node->bits);
   void* codes = b->scratch;
@@ -233,7 +306,8 @@ SLIM_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* 
     slimUnpack((uint8_t*)codes, sec[1], size, node->bits);
   slimQsgdValues(out, codes, size, wide, (int32_t)node->levels, slimLoadFloat(sec[0]));
 }
-SLIM_FN void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                      float* restrict out) {
   slimDecode_qsgd(node, b, sec, out);
 }
 

@@ -238,7 +238,8 @@ SLIM_FN slimPartial slimGatherTruncated(const slimNode* node, const slimBlock* b
   return partial;
 }
 
-SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                     uint8_t* const* sec) {
   const uint32_t size = b->size, bits = node->bits;
   uint8_t* const packed = node->powerlaw ? sec[2] : sec[1];
   const slimNormal normal = slimNormalise(b->shape ? slimBits(b->shape->mean) : b->maxBits);
@@ -293,22 +294,27 @@ SLIM_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, const f
   slimPack(packed, codes, size, bits);
   return slimStoreScale(sec[0], scale, normal, table[1u << (bits - 1)]);
 }
-SLIM_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                     float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
   const float* table = slimTables(node) + (node->powerlaw ? *sec[1] * slimTableStride(node) : 0);
   slimUnpack(codes, node->powerlaw ? sec[2] : sec[1], b->size, node->bits);
   slimTruncatedValues(out, codes, b->size, table, slimLoadFloat(sec[0]), node->bits);
 }
-SLIM_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                    uint8_t* const* sec) {
   return slimEncode_tnqsgd(node, b, v, sec);
 }
-SLIM_FN void slimDecode_tqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_tqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                    float* restrict out) {
   slimDecode_tnqsgd(node, b, sec, out);
 }
-SLIM_FN bool slimEncode_tbqsgd(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* const* sec) {
+SLIM_CODEC_FN bool slimEncode_tbqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                     uint8_t* const* sec) {
   return slimEncode_tnqsgd(node, b, v, sec);
 }
-SLIM_FN void slimDecode_tbqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
+SLIM_CODEC_FN void slimDecode_tbqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
+                                     float* restrict out) {
   slimDecode_tnqsgd(node, b, sec, out);
 }
 

@@ -50,12 +50,13 @@ static inline slimBlock slimBlockAt(const slimNode* node, const slimBlock* regio
     part[i] = sec[i] + (size_t)(at / node->block) * node->section[i].bytes;
   return b;
 }
-static inline bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec) {
+SLIM_ALWAYS bool slimEncodeNode(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec) {
+  if (region->size == node->block && region->maxBits) return slimEncodeBlock(node, region, v, sec);
   uint8_t* part[SLIM_MAX_SECTIONS];
   bool ok = true;
   for (uint32_t at = 0; at < region->size; at += node->block) {
     slimBlock b = slimBlockAt(node, region, at, sec, part);
-    if (region->size != node->block || !b.maxBits) b.maxBits = slimMaxBits(v + at, b.size);
+    b.maxBits = slimMaxBits(v + at, b.size);
     ok &= slimEncodeBlock(node, &b, v + at, part);
   }
   return ok;
@@ -84,8 +85,8 @@ static bool slimPassesAnything(const slimDirection* direction) {
 }
 
 /* Sections of one unit in place, or (a partial unit) in scratch, to be cut. */
-static float* slimUnitSections(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit,
-                               bool partial, uint8_t** sec, float* scratch) {
+static inline float* slimUnitSections(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit,
+                                      bool partial, uint8_t** sec, float* scratch) {
   for (uint32_t i = 0; i < tree->sections; i++) {
     sec[i] = payload + layout->section[i] + unit * tree->section[i].bytes;
     if (!partial) continue;
@@ -94,17 +95,20 @@ static float* slimUnitSections(const slimTree* tree, const slimLayout* layout, u
   }
   return scratch;
 }
-static bool slimEncodeUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit, uint32_t nv,
-                           const slimBlock* region, const float* v) {
+SLIM_ALWAYS bool slimEncodeUnit(const slimTree* tree, const slimLayout* layout, uint8_t* payload, uint64_t unit,
+                                uint32_t nv, const slimBlock* region, const float* v) {
   uint8_t* sec[SLIM_MAX_SECTIONS];
   const bool partial = nv < tree->unit;
+  if (!partial) {
+    slimUnitSections(tree, layout, payload, unit, false, sec, region->scratch);
+    return slimEncodeNode(slimRoot(tree), region, v, sec);
+  }
   slimBlock b = *region;
   b.scratch = slimUnitSections(tree, layout, payload, unit, partial, sec, b.scratch);
   if (!slimEncodeNode(slimRoot(tree), &b, v, sec)) return false;
-  if (partial)
-    for (uint32_t i = 0; i < tree->sections; i++)
-      memcpy(payload + layout->section[i] + unit * tree->section[i].bytes, sec[i],
-             slimSectionBytes(tree->section[i], tree->unit, nv));
+  for (uint32_t i = 0; i < tree->sections; i++)
+    memcpy(payload + layout->section[i] + unit * tree->section[i].bytes, sec[i],
+           slimSectionBytes(tree->section[i], tree->unit, nv));
   return true;
 }
 /* Sections of one unit as the decoder wants them. The scratch behind them. */
