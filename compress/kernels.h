@@ -14,7 +14,7 @@ enum { SLIM_SCRATCH_FLOATS = 160 * 1024 };
 /* Elements that passes over a whole piece (selectors of scope chunk and global) look at, at a time. */
 enum { SLIM_PIECE_STEP = 4096 };
 /* Bytes between what a pass works on and what it prefetches. */
-enum { SLIM_AHEAD = 8192 };
+enum { SLIM_AHEAD = 8192, SLIM_AHEAD_OF_TWO = 4096 };
 /* Statistics of errors and state come from every so many units. */
 enum { SLIM_SAMPLE = 8 };
 

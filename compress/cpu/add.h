@@ -42,10 +42,11 @@ typedef struct {
     SLIM_TOGETHER_AT(sum_[j_] *= weight; if (more) sum_[j_] += slimLoad(more, i);                             \
                      most = slimLarger(most, (slimBitsVector)slimAbs(sum_[j_])); slimStore(out, i, sum_[j_])) \
   }
-#define SLIM_TAKE(value)                                                                             \
-  for (uint32_t at_ = 0; at_ < size; at_ += SLIM_TOGETHER * SLIM_LANES) {                            \
-    slimPrefetch(q->codes + at_ * bits / 8 + SLIM_AHEAD / 8, SLIM_TOGETHER * SLIM_LANES * bits / 8); \
-    SLIM_TOGETHER_AT(slimStore(out, i, slimLoad(start, i) - (value)))                                \
+#define SLIM_TAKE(value)                                                                                   \
+  for (uint32_t at_ = 0; at_ < size; at_ += SLIM_TOGETHER * SLIM_LANES) {                                  \
+    slimPrefetch(q->codes + at_ * bits / 8 + SLIM_AHEAD / 8, SLIM_TOGETHER * SLIM_LANES * bits / 8);       \
+    if (fetch) slimPrefetch((const char*)(out + at_) + SLIM_AHEAD_OF_TWO, 4 * SLIM_TOGETHER * SLIM_LANES); \
+    SLIM_TOGETHER_AT(slimStore(out, i, slimLoad(start, i) - (value)))                                      \
   }
 
 /* Whether slimAddUnits knows it. */
@@ -115,8 +116,9 @@ static uint32_t slimAddBlocks(const slimNode* node, uint32_t size, const slimAdd
   SLIM_ADDED(SLIM_ADD)
   return slimLargest(most);
 }
-/* out = start − value. */
-static void slimTakeBlock(const slimNode* node, uint32_t size, const slimAddend* q, const float* start, float* out) {
+/* out = start − value. fetch: so is what lies ahead of out. */
+static void slimTakeBlock(const slimNode* node, uint32_t size, const slimAddend* q, const float* start, float* out,
+                          bool fetch) {
   const int32_t levels = (int32_t)node->levels;
   const uint32_t bits = node->section[node->sections - 1].bits;
   SLIM_ASSUME_BLOCK(size);
@@ -164,12 +166,12 @@ static __attribute__((noinline)) uint32_t slimAddUnits(const slimMean* mean, uin
   }
   return largest;
 }
-/* out = start − what a message says. */
+/* out = start − what a message says. fetch: out's memory ahead, too. */
 static __attribute__((noinline)) void slimTakeUnit(const slimTree* tree, const slimLayout* layout,
                                                    const uint8_t* payload, uint64_t unit, const float* start,
-                                                   float* out) {
+                                                   float* out, bool fetch) {
   const slimAddend q = slimAddendOf(tree, layout, payload, unit);
-  slimTakeBlock(slimRoot(tree), tree->unit, &q, start, out);
+  slimTakeBlock(slimRoot(tree), tree->unit, &q, start, out, fetch);
 }
 
 #endif

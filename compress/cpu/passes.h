@@ -69,22 +69,31 @@ static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict 
 #endif
 }
 
-/* u = x + sigma·s; the largest magnitude's bits. */
-static inline SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
-                                       uint32_t n) {
+/* u = x + sigma·s, unless s is NULL; the largest magnitude's bits, of x then. On the way, x's memory ahead is fetched:
+ * long loops over what is in L1 leave the hardware's prefetchers behind, and a burst would block the loads after it. */
+SLIM_ALWAYS SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
+                                     uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
-  if (sigma != 1) {
-    for (uint32_t i = 0; i < n; i++) u[i] = x[i] + sigma * s[i];
-    return SLIM_NAME(maxBits)(u, n);
-  }
-  SLIM_BITS most = 0;
+#if SLIM_REAL_IS_FLOAT
+  slimBitsVector most = {0};
 #pragma GCC unroll 4
-  for (uint32_t i = 0; i < n; i++) {
-    u[i] = x[i] + s[i];
-    const SLIM_BITS b = SLIM_NAME(magnitude)(u[i]);
-    most = b > most ? b : most;
+  for (uint32_t i = 0; i < n; i += SLIM_LANES) {
+    if (i % 16 == 0) slimPrefetch((const char*)(x + i) + (s ? SLIM_AHEAD_OF_TWO : SLIM_AHEAD), 64);
+    slimVector a = slimLoad(x, i);
+    if (s) {
+      slimVector more = slimLoad(s, i);
+      if (sigma != 1) more *= sigma;
+      a += more;
+      slimStore(u, i, a);
+    }
+    most = slimLarger(most, (slimBitsVector)slimAbs(a));
   }
-  return most;
+  return slimLargest(most);
+#else
+  slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
+  for (uint32_t i = 0; s && i < n; i++) u[i] = x[i] + sigma * s[i];
+  return SLIM_NAME(maxBits)(s ? u : x, n);
+#endif
 }
 
 /* Statistics: sums of squares, in no order that anything else depends on. */
@@ -170,13 +179,11 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
     if (SLIM_REAL_IS_FLOAT && mean)
       most = slimAddUnits(mean, unit, (const float*)(const void*)sb, (float*)(void*)u);
     else
-      most = SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
+      most = f->sigma == 1 ? SLIM_NAME(sum)(u, in, sb, 1, n) : SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
   } else {
-    most = SLIM_NAME(maxBits)(in, n);
+    most = SLIM_NAME(sum)(NULL, in, NULL, 0, n);
   }
-  /* Long loops over what is in L1 leave the hardware's prefetchers behind; x now and s later, to spread the load. */
-  if (!mean) slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
   bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
   slimDraw draw = slimDrawOf(stamp);
@@ -201,10 +208,12 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const bool keeps = s && write;
   if (!sampled && !keeps) return;
 
-  if (s && !mean) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
-  if (SLIM_REAL_IS_FLOAT && !partial && (!keeps || f->kind == slimFeedbackEf) && slimIsAdded(slimRoot(tree))) {
+  const bool taken =
+      SLIM_REAL_IS_FLOAT && !partial && (!keeps || f->kind == slimFeedbackEf) && slimIsAdded(slimRoot(tree));
+  if (s && !mean && (!taken || f->bf16)) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
+  if (taken) {
     REAL* rest = keeps ? sb : (REAL*)(void*)scratch;
-    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)rest);
+    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)rest, keeps && !mean);
     if (sampled) {
       const double xx = SLIM_NAME(square)(x, n), error = SLIM_NAME(square)(rest, n);
       stats->xx += xx;
@@ -334,6 +343,7 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
       flagged = !SLIM_NAME(meanOfUnit)(p, source, unit, nv, n, sum, wide, v, scratch);
     else if (!fused)
       slimAddUnits(&mean, unit, NULL, (float*)(void*)sum);
+    if (own && !fused) slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
