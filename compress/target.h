@@ -10,7 +10,7 @@
 #else
 #define SLIM_FN static inline
 /* A function of its own, with all that it calls. */
-#define SLIM_CODEC_FN static __attribute__((noinline, flatten))
+#define SLIM_CODEC_FN static __attribute__((noinline, flatten, unused))
 #endif
 
 #endif

@@ -126,18 +126,17 @@ static void slimTakeBlock(const slimNode* node, uint32_t size, const slimAddend*
 }
 
 /* A full unit, not flagged, of a message. */
-static inline slimAddend slimAddendOf(const slimTree* tree, const slimLayout* layout, const uint8_t* payload,
-                                      uint64_t unit) {
+SLIM_ALWAYS void slimAddendOf(slimAddend* q, const slimTree* tree, const slimLayout* layout, const uint8_t* payload,
+                              uint64_t unit) {
   const slimNode* node = slimRoot(tree);
   const uint32_t codes = node->sections - 1, scaled = node->section[0].bits == 0;
-  const uint8_t* at[SLIM_MAX_SECTIONS];
-  for (uint32_t i = 0; i < node->sections; i++) at[i] = payload + layout->section[i] + unit * node->section[i].bytes;
-  slimAddend q = {at[codes], at[scaled], 1, {0}};
-  if (scaled) q.scale *= slimLoadFloat(at[0]);
-  if (node->op == slimOp_sign) q.scale *= node->value;
+  q->codes = payload + layout->section[codes] + unit * node->section[codes].bytes;
+  q->signs = payload + layout->section[scaled] + unit * node->section[scaled].bytes;
+  q->scale = scaled ? slimLoadFloat(payload + layout->section[0] + unit * node->section[0].bytes) : 1;
+  if (node->op == slimOp_sign) q->scale *= node->value;
+  if ((node->op != slimOp_qsgd && node->op != slimOp_ternary) || node->bits > 4) return;
   const slimSignedVector lane = SLIM_LIST16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  if (node->bits <= 4) q.table = slimToFloats((lane & ((1 << node->bits) - 1)) - (int32_t)node->levels) * q.scale;
-  return q;
+  q->table = slimToFloats((lane & ((1 << node->bits) - 1)) - (int32_t)node->levels) * q->scale;
 }
 
 /* What reduce adds up: the mean of messages, or their sum. */
@@ -160,7 +159,7 @@ static __attribute__((noinline)) uint32_t slimAddUnits(const slimMean* mean, uin
   for (int r = 0; r < mean->ranks; r += most) {
     const int count = mean->ranks - r < most ? mean->ranks - r : most;
     const bool last = r + count == mean->ranks;
-    for (int j = 0; j < count; j++) from[j] = slimAddendOf(mean->tree, mean->layout, mean->payloads[r + j], unit);
+    for (int j = 0; j < count; j++) slimAddendOf(&from[j], mean->tree, mean->layout, mean->payloads[r + j], unit);
     largest = slimAddBlocks(node, size, from, (uint32_t)count, r ? out : NULL, last ? mean->weight : 1,
                             last ? more : NULL, out);
   }
@@ -170,7 +169,8 @@ static __attribute__((noinline)) uint32_t slimAddUnits(const slimMean* mean, uin
 static __attribute__((noinline)) void slimTakeUnit(const slimTree* tree, const slimLayout* layout,
                                                    const uint8_t* payload, uint64_t unit, const float* start,
                                                    float* out, bool fetch) {
-  const slimAddend q = slimAddendOf(tree, layout, payload, unit);
+  slimAddend q = {.table = {0}};
+  slimAddendOf(&q, tree, layout, payload, unit);
   slimTakeBlock(slimRoot(tree), tree->unit, &q, start, out, fetch);
 }
 
