@@ -154,32 +154,40 @@ SLIM_ALWAYS void slimQsgdBytes(uint8_t* codes, const float* v, uint32_t size, fl
 }
 
 #ifdef __BMI2__
-/* One vector at i, of stochastic ternary codes: a bit for each that is not zero, and for each value below zero. Returns
- * w·q. With one level, slimQsgdLevel is a ≥ 1 or y < a. */
-SLIM_ALWAYS slimVector slimTernaryVector(const float* v, uint32_t i, float p, float r, const uint32_t* draws,
-                                         uint32_t* some, uint32_t* below) {
-  const slimVector w = slimLoad(v, i) * p, size = slimAbs(w), a = size * r;
-  const slimVector y = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, i), slimAllBits(0x3f7fffff));
-  const uint32_t set = slimBelow(y, a), negative = slimSigns(w);
-  memcpy((uint8_t*)some + i / 8, &set, SLIM_LANES / 8);
-  memcpy((uint8_t*)below + i / 8, &negative, SLIM_LANES / 8);
-  return (slimVector)((slimSignedVector)size & (y < a));
+/* Stochastic ternary codes of 32 elements from i: with one level, slimQsgdLevel is a ≥ 1 or y < a. fit: w·q is added to
+ * columns wq. How many are not zero. */
+SLIM_ALWAYS uint32_t slimTernary32(uint8_t* restrict out, const float* restrict v, uint32_t i, float p, float r,
+                                   const uint32_t* draws, const bool fit, slimVector* wq) {
+  const uint64_t even = 0x5555555555555555u;
+  uint32_t some = 0, below = 0;
+  SLIM_UNROLLED for (uint32_t j = 0; j < 32 / SLIM_LANES; j++) {
+    const uint32_t at = i + j * SLIM_LANES;
+    const slimVector w = slimLoad(v, at) * p, size = slimAbs(w), a = size * r;
+    const slimVector y = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, at), slimAllBits(0x3f7fffff));
+    some |= slimBelow(y, a) << j * SLIM_LANES;
+    below |= slimSigns(w) << j * SLIM_LANES;
+    if (fit) wq[j] += (slimVector)((slimSignedVector)size & (y < a));
+  }
+  const uint64_t codes = _pdep_u64(~some, even) | _pdep_u64(some & ~below, even << 1);
+  memcpy(out + i / 4, &codes, 8);
+  return (uint32_t)__builtin_popcount(some);
 }
 /* A block of them. fit: wk = tree(w·q), kk = tree(q·q). */
 SLIM_ALWAYS void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
-                                  const uint32_t* draws, bool fit, float* wk, float* kk) {
-  const uint64_t even = 0x5555555555555555u;
-  uint32_t some[SLIM_MAX_BLOCK / 32], below[SLIM_MAX_BLOCK / 32], count = 0;
+                                  const uint32_t* draws, const bool fit, float* wk, float* kk) {
+  enum { each = 32 / SLIM_LANES };
+  slimVector wq[SLIM_COLUMNS];
+  uint32_t count = 0;
   SLIM_ASSUME_BLOCK(size);
-  if (fit)
-    SLIM_TREE_SUM(*wk, size, i, slimTernaryVector(v, i, p, r, draws, some, below));
-  else
-    SLIM_EACH_VECTOR(i, size) slimTernaryVector(v, i, p, r, draws, some, below);
-  for (uint32_t i = 0; i < size / 32; i++) {
-    const uint64_t codes = _pdep_u64(~some[i], even) | _pdep_u64(some[i] & ~below[i], even << 1);
-    memcpy(out + 8 * i, &codes, 8);
-    count += (uint32_t)__builtin_popcount(some[i]);
+  slimTreeStart(wq);
+  for (uint32_t i = 0; i < size; i += 128) {
+    count += slimTernary32(out, v, i, p, r, draws, fit, wq);
+    count += slimTernary32(out, v, i + 32, p, r, draws, fit, wq + each);
+    if (size == 64) break;
+    count += slimTernary32(out, v, i + 64, p, r, draws, fit, wq + 2 * each);
+    count += slimTernary32(out, v, i + 96, p, r, draws, fit, wq + 3 * each);
   }
+  *wk = slimTreeFold(wq);
   *kk = (float)count;
 }
 #endif
@@ -204,37 +212,38 @@ SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
 
   void* codes = b->scratch;
   uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
-  const uint32_t perWord = node->nearest ? 0 : node->norm2 || levels == 1 ? 1 : 2;
-  if (perWord == 1)
-    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
-  else if (perWord)
-    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
 #ifndef SLIM_CUDA
   if (!wide) {
     float wk = 0, kk = 0;
+    if (node->nearest) {
+      slimQsgdBytes(codes, v, size, p, r, levels, NULL, 0, node->lsq, &wk, &kk);
+    } else if (node->norm2 || levels == 1) {
+      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
 #ifdef __BMI2__
-    if (levels == 1 && perWord) {
-      slimTernaryCodes(sec[1], v, size, p, r, words, node->lsq, &wk, &kk);
-    } else
+      if (levels == 1) {
+        if (node->lsq)
+          slimTernaryCodes(sec[1], v, size, p, r, words, true, &wk, &kk);
+        else
+          slimTernaryCodes(sec[1], v, size, p, r, words, false, &wk, &kk);
+        return slimStoreScale(sec[0], !node->lsq ? m : kk > 0 ? wk / kk : 0, normal, 1);
+      }
 #endif
-    {
-      if (!perWord)
-        slimQsgdBytes(codes, v, size, p, r, levels, words, 0, node->lsq, &wk, &kk);
-      else if (perWord == 1)
-        slimQsgdBytes(codes, v, size, p, r, levels, words, 1, node->lsq, &wk, &kk);
-      else
-        slimQsgdBytes(codes, v, size, p, r, levels, words, 2, node->lsq, &wk, &kk);
-      slimPack(sec[1], codes, size, node->bits);
+      slimQsgdBytes(codes, v, size, p, r, levels, words, 1, node->lsq, &wk, &kk);
+    } else {
+      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
+      slimQsgdBytes(codes, v, size, p, r, levels, words, 2, node->lsq, &wk, &kk);
     }
+    slimPack(sec[1], codes, size, node->bits);
     return slimStoreScale(sec[0], !node->lsq ? m / (float)levels : kk > 0 ? wk / kk : 0, normal, (float)levels);
   }
 #endif
-  if (!perWord) {
+  if (node->nearest) {
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdNearest(v[i] * p, r, levels));
     else
       SLIM_QSGD_CODES(uint8_t, slimQsgdNearest(v[i] * p, r, levels));
-  } else if (perWord == 1) {
+  } else if (node->norm2 || levels == 1) {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
     if (wide)
       SLIM_QSGD_CODES(uint16_t,
                       slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
@@ -242,6 +251,7 @@ SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
       SLIM_QSGD_CODES(uint8_t,
                       slimQsgdLevel(v[i] * p, r, (float)(int32_t)(words[i] >> 8) * 0x1p-24f + 0x1p-25f, levels));
   } else {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
     const uint16_t* restrict d = (const uint16_t*)(const void*)words;
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdLevel(v[i] * p, r, (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f, levels));
