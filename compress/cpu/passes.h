@@ -343,7 +343,8 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
       flagged = !SLIM_NAME(meanOfUnit)(p, source, unit, nv, n, sum, wide, v, scratch);
     else if (!fused)
       slimAddUnits(&mean, unit, NULL, (float*)(void*)sum);
-    if (own && !fused) slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
+    if (own && p->e && !fused)
+      slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
