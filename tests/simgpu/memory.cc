@@ -225,17 +225,39 @@ std::string describe(uintptr_t device) {
 /* ---- Allocations
  * ------------------------------------------------------------------------------------------------------ */
 
+static uintptr_t after(uintptr_t at, size_t bytes) { return (at + bytes + kGap + kAlign - 1) & ~(kAlign - 1); }
+
+// Where nothing lives. Addresses are used again only when the device's window, eight times its memory, is used up: so
+// what uses freed memory is found for long. 0: there is no such place.
+static uintptr_t vacancy(int device, size_t bytes) {
+  auto& all = allocations();
+  const uintptr_t first = kDevice + (size_t)device * kDeviceSpan + kAlign, end = first - kAlign + kDeviceSpan;
+  uintptr_t at = nextFree[device] ? nextFree[device] : first;
+  for (int round = 0; round < 2; round++, at = first) {
+    while (at + bytes + kAlign + kGap <= end) {
+      auto next = all.upper_bound(at);
+      if (next != all.begin()) --next;
+      while (next != all.end() && next->first < after(at, bytes) &&
+             !(next->second.live && after(next->first, next->second.size) > at))
+        ++next;
+      if (next == all.end() || next->first >= after(at, bytes)) {
+        for (auto gone = all.lower_bound(at); gone != all.end() && gone->first < after(at, bytes);)
+          gone = all.erase(gone);
+        return at;
+      }
+      at = after(next->first, next->second.size);
+    }
+  }
+  return 0;
+}
+
 CUresult allocate(int device, size_t bytes, CUdeviceptr* p, std::shared_ptr<Pool> pool) {
   openWindow();
   Context* c = contextOf(device);
   if (!bytes) return CUDA_ERROR_INVALID_VALUE;
-  uintptr_t& next = nextFree[device];
-  if (!next) next = kDevice + (size_t)device * kDeviceSpan + kAlign;
-  // Addresses are never handed out twice: what uses freed memory is always found.
-  if (bytes > kDeviceBytes - c->used || next + bytes + kAlign + kGap > kDevice + (size_t)(device + 1) * kDeviceSpan)
-    return CUDA_ERROR_OUT_OF_MEMORY;
-  const uintptr_t at = next;
-  next = (at + bytes + kGap + kAlign - 1) & ~(kAlign - 1);
+  const uintptr_t at = bytes > kDeviceBytes - c->used ? 0 : vacancy(device, bytes);
+  if (!at) return CUDA_ERROR_OUT_OF_MEMORY;
+  nextFree[device] = after(at, bytes);
   if (pool) pool->high = std::max(pool->high, pool->used += bytes);
   allocations()[at] = {at, bytes, device, ++allocationCount, true, std::move(pool)};
   setState(at, bytes, kAllocated);

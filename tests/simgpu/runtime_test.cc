@@ -359,6 +359,28 @@ TEST_F(Runtime, ReservedMemoryCostsNothing) {
   OK(cudaFree(again));
 }
 
+// Addresses come back when all have been used; what lives stays where it is.
+TEST_F(Runtime, MemoryComesAndGoes) {
+  const size_t gigabyte = size_t{1} << 30;
+  char *kept, *p, byte = 0;
+  OK(cudaSetDevice(3));
+  OK(cudaMalloc(reinterpret_cast<void**>(&kept), 4096));
+  OK(cudaMemset(kept, 7, 4096));
+  for (int i = 0; i < 150; i++) {
+    OK(cudaMalloc(reinterpret_cast<void**>(&p), gigabyte + static_cast<size_t>(i)));
+    ASSERT_TRUE(kept + 4096 <= p || p + gigabyte + i <= kept);
+    OK(cudaMemset(p + gigabyte - 1, 1, 1));
+    OK(cudaFree(p));
+  }
+  OK(cudaMemcpy(&byte, kept + 4095, 1, cudaMemcpyDeviceToHost));
+  EXPECT_EQ(byte, 7);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(cudaMemset(p, 1, 1), cudaErrorInvalidValue) << "freed";
+  EXPECT_NE(testing::internal::GetCapturedStderr().find(", freed)"), std::string::npos);
+  cudaGetLastError();
+  OK(cudaFree(kept));
+}
+
 TEST_F(Runtime, CopiesOfTwoAndThreeDimensions) {
   const size_t width = 37, height = 5, depth = 3;
   std::vector<char> in(width * height * depth), out(in.size(), -1);
