@@ -280,6 +280,43 @@ TEST_P(Nccl, ReplayBesideEagerCalls) {
   });
 }
 
+// One thread captures all devices' streams: the nodes of one graph wait for each other.
+TEST_P(Nccl, OneGraphOfAllDevices) {
+  std::vector<float*> p;
+  for (int r = 0; r < ranks; r++) p.push_back(upload(r, std::vector<float>(1000, 1)));
+  for (int r = 0; r < ranks; r++) OK(cudaStreamSynchronize(stream(r)));
+  std::vector<cudaEvent_t> events(static_cast<size_t>(ranks));
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  for (int r = 0; r < ranks; r++) {
+    OK(cudaSetDevice(r));
+    OK(cudaEventCreateWithFlags(&events[static_cast<size_t>(r)], cudaEventDisableTiming));
+  }
+  OK(cudaStreamBeginCapture(stream(0), cudaStreamCaptureModeThreadLocal));
+  OK(cudaEventRecord(events[0], stream(0)));
+  for (int r = 1; r < ranks; r++) OK(cudaStreamWaitEvent(stream(r), events[0], 0));
+  OK(ncclGroupStart());
+  for (int r = 0; r < ranks; r++) {
+    float* own = p[static_cast<size_t>(r)];
+    OK(ncclAllReduce(own, own, 1000, ncclFloat, ncclSum, comm(r), stream(r)));
+  }
+  OK(ncclGroupEnd());
+  for (int r = 1; r < ranks; r++) {
+    OK(cudaEventRecord(events[static_cast<size_t>(r)], stream(r)));
+    OK(cudaStreamWaitEvent(stream(0), events[static_cast<size_t>(r)], 0));
+  }
+  OK(cudaStreamEndCapture(stream(0), &graph));
+  OK(cudaGraphInstantiate(&exec, graph, 0));
+  for (int i = 0; i < 2; i++) OK(cudaGraphLaunch(exec, stream(0)));
+  OK(cudaStreamSynchronize(stream(0)));
+  for (int r = 0; r < ranks; r++) {
+    EXPECT_EQ(download(r, p[static_cast<size_t>(r)], 1000)[999], static_cast<float>(ranks * ranks));
+    OK(cudaEventDestroy(events[static_cast<size_t>(r)]));
+  }
+  OK(cudaGraphExecDestroy(exec));
+  OK(cudaGraphDestroy(graph));
+}
+
 // Several splits of one communicator in one group, and several windows.
 TEST_P(Nccl, SplitsInAGroup) {
   onRanks(ranks, [&](int r) {

@@ -450,15 +450,8 @@ CUresult launchGraph(Executable* e, Stream* s) {
         std::vector<uint32_t> sequence(count);
         Clock next = *base;
         for (size_t i = 0; i < count; i++) sequence[i] = ++next[(size_t)graph->nodes[i].lane];
-        std::vector<bool> ended(count);
-        for (size_t done = 0; done < count; done++) {
-          std::vector<size_t> ready;  // any order that the dependencies allow
-          for (size_t i = 0; i < count; i++) {
-            const auto& before = graph->nodes[i].after;
-            if (!ended[i] && std::all_of(before.begin(), before.end(), [&](int j) { return ended[(size_t)j]; }))
-              ready.push_back(i);
-          }
-          const size_t i = ready[below(launch.random, (uint32_t)ready.size())];
+        std::vector<bool> started(count), ended(count);
+        auto run = [&](size_t i, Lock& lock) {
           const Node& n = graph->nodes[i];
           const uint32_t lane = lanes[(size_t)n.lane];
           clocks[i] = *launch.clock;
@@ -467,21 +460,45 @@ CUresult launchGraph(Executable* e, Stream* s) {
             if (lanes[l] < clocks[i].size()) clocks[i][lanes[l]] = (*base)[l];
           for (int j : n.after) join(&clocks[i], clocks[(size_t)j]);
           clocks[i][lane] = sequence[i];
-          delay(*launch.lock, launch.random);
+          delay(lock, launch.random);
           const auto turn = turns.find(n.order);
           if (turn != turns.end() && turn->second.before) {
-            progress.wait(*launch.lock, [&] { return turn->second.before->done; });
+            progress.wait(lock, [&] { return turn->second.before->done; });
             join(&clocks[i], turn->second.before->clock);
           }
           const uint32_t id = newOp(n.name, lane, sequence[i]);
-          Running r = {launch.lock, launch.device, id, newRun(id, 0), &clocks[i], launch.random};
+          Running r = {&lock, launch.device, id, newRun(id, 0), &clocks[i], launch.random};
           execute(r, n.work);
           ended[i] = true;
-          if (turn != turns.end() && turn->second.last == i) {
-            turn->second.end->done = true;
-            progress.notify_all();
+          if (turn != turns.end() && turn->second.last == i) turn->second.end->done = true;
+          progress.notify_all();
+        };
+        std::vector<std::thread> waiting;  // nodes that may wait for those of other devices, as NCCL's do
+        for (size_t begun = 0; begun < count;) {
+          std::vector<size_t> ready;  // any order that the dependencies allow
+          for (size_t i = 0; i < count; i++) {
+            const auto& before = graph->nodes[i].after;
+            if (!started[i] && std::all_of(before.begin(), before.end(), [&](int j) { return ended[(size_t)j]; }))
+              ready.push_back(i);
           }
+          if (ready.empty()) {
+            progress.wait(*launch.lock);
+            continue;
+          }
+          const size_t i = ready[below(launch.random, (uint32_t)ready.size())];
+          started[i] = true;
+          begun++;
+          if (!graph->nodes[i].order)
+            run(i, *launch.lock);
+          else
+            waiting.emplace_back([&run, i] {
+              Lock lock(theMutex);
+              run(i, lock);
+            });
         }
+        launch.lock->unlock();
+        for (std::thread& t : waiting) t.join();
+        launch.lock->lock();
         running = &launch;
       },
       wait);
