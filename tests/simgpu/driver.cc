@@ -147,6 +147,11 @@ void put(std::shared_ptr<T> object, H* h) {
   Context* c = current(); \
   CHECK(c, INVALID_CONTEXT)
 
+CUresult unserved(const char* what) {
+  fprintf(stderr, "simgpu: %s is not served by this stand-in: it answers CUDA_ERROR_NOT_SUPPORTED\n", what);
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
+
 /* ---- Copies
  * ------------------------------------------------------------------------------------------------------------- */
 
@@ -805,13 +810,13 @@ CUresult cuMemAllocFromPoolAsync(CUdeviceptr* p, size_t bytes, CUmemoryPool h, C
   BEGIN_STREAM(stream);
   auto pool = get<Pool>(h);
   CHECK(p && pool, INVALID_VALUE);
-  CHECK(!s->capture, NOT_SUPPORTED);
+  if (s->capture) return unserved("memory that a graph allocates or frees");
   return allocate(pool->device, bytes, p, pool);
 }
 CUresult cuMemAllocAsync(CUdeviceptr* p, size_t bytes, CUstream h) {
   BEGIN_STREAM(h);
   CHECK(p, INVALID_VALUE);
-  CHECK(!s->capture, NOT_SUPPORTED);
+  if (s->capture) return unserved("memory that a graph allocates or frees");
   openPools(s->context);
   const std::shared_ptr<Pool> pool = s->context->newestPool;
   return allocate(pool->device, bytes, p, pool);
@@ -819,7 +824,7 @@ CUresult cuMemAllocAsync(CUdeviceptr* p, size_t bytes, CUstream h) {
 CUresult cuMemFreeAsync(CUdeviceptr p, CUstream h) {
   BEGIN_STREAM(h);
   if (!p) return CUDA_SUCCESS;
-  CHECK(!s->capture, NOT_SUPPORTED);
+  if (s->capture) return unserved("memory that a graph allocates or frees");
   Allocation* a = liveAllocation(p);
   if (!a || a->device != p) {
     fprintf(stderr, "simgpu: refused: cuMemFreeAsync of %s\n", describe(p).c_str());
@@ -1117,7 +1122,7 @@ static CUresult captureInfo1(CUstream h, CUstreamCaptureStatus* status, cuuint64
 /* The graph of a capture is not handed out before its end. */
 static CUresult captureInfo2(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
                              const CUgraphNode** dependencies, size_t* count) {
-  CHECK(!graph && !dependencies && !count, NOT_SUPPORTED);
+  if (graph || dependencies || count) return unserved("the graph of a capture under way");
   return captureInfo(h, status, id);
 }
 CUresult cuStreamGetCaptureInfo(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
@@ -1134,7 +1139,8 @@ CUresult cuGraphGetNodes(CUgraph h, CUgraphNode* nodes, size_t* count) {
   BEGIN;
   auto g = get<Graph>(h);
   CHECK(g, INVALID_HANDLE);
-  CHECK(count && !nodes, NOT_SUPPORTED);
+  CHECK(count, INVALID_VALUE);
+  if (nodes) return unserved("a graph's list of nodes");
   *count = g->nodes.size();
   return CUDA_SUCCESS;
 }

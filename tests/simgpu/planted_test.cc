@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -458,18 +459,21 @@ TEST_F(Planted, ThreadsThatCaptureIntoOneGraphAtOnce) {
     CUevent event;
     CUgraph graph = nullptr;
     std::mutex turn;
+    std::atomic<int> here{0};
     ASSERT_EQ(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), CUDA_SUCCESS);
     ASSERT_EQ(cuStreamBeginCapture(a, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
     ASSERT_EQ(cuEventRecord(event, a), CUDA_SUCCESS);
     ASSERT_EQ(cuStreamWaitEvent(b, event, 0), CUDA_SUCCESS);
     auto add = [&](CUstream s, CUdeviceptr to) {
       EXPECT_EQ(cuCtxSetCurrent(context), CUDA_SUCCESS);
-      for (int i = 0; i < 50; i++) {
+      for (here++; here < 2;) std::this_thread::yield();
+      CUresult result = CUDA_SUCCESS;
+      for (int i = 0; result == CUDA_SUCCESS && i < (takeTurns ? 50 : 20000); i++) {  // until it is found
         std::unique_lock<std::mutex> mine(turn, std::defer_lock);
         if (takeTurns) mine.lock();
-        const CUresult result = cuMemsetD8Async(to, 0, 16, s);
-        EXPECT_TRUE(result == CUDA_SUCCESS || !takeTurns);
+        result = cuMemsetD8Async(to, 0, 16, s);
       }
+      EXPECT_EQ(result, takeTurns ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     };
     std::thread other(add, b, q);
     add(a, p);
