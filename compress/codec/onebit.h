@@ -98,14 +98,15 @@ SLIM_CODEC_FN void slimDecode_sign(const slimNode* node, const slimBlock* b, uin
   slimUnpackSigns(out, sec[0], b->size, node->value);
 }
 
-/* bit = v·p + lambda·t < 0 */
+/* bit = v·p + lambda·t < 0, t = (2d − 65535)/2^16 of a draw d */
 SLIM_FN void slimDitherSigns(const slimNode* node, const slimBlock* b, const float* restrict v, float p, float lambda,
                              uint8_t* restrict out) {
   uint32_t* words = (uint32_t*)(void*)b->scratch;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, b->size, 2, words);
   SLIM_ASSUME_BLOCK(b->size);
   SLIM_PACK_SIGNS(out, b->size, i,
-                  slimLoad(v, i) * p + lambda * (slimToFloats(2 * slimHalvesAt(words, i) - 65535) * 0x1p-16f));
+                  slimLoad(v, i) * p + lambda * slimExactMulAdd(slimToFloats(slimHalvesAt(words, i)), slimAll(0x1p-15f),
+                                                                slimAll(-65535 * 0x1p-16f)));
 }
 
 SLIM_CODEC_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v,

@@ -34,6 +34,8 @@ SLIM_FN slimBitsVector slimSignsOf(uint32_t stream, uint32_t j) { return stream 
 SLIM_FN slimSignedVector slimBytesAt(const void* codes, uint32_t i) { return ((const uint8_t*)codes)[i]; }
 SLIM_FN slimSignedVector slimHalvesAt(const void* codes, uint32_t i) { return ((const uint16_t*)codes)[i]; }
 SLIM_FN slimVector slimToFloats(slimSignedVector x) { return (float)x; }
+SLIM_FN slimVector slimAll(float x) { return x; }
+SLIM_FN slimVector slimExactMulAdd(slimVector a, slimVector b, slimVector c) { return fmaf(a, b, c); }
 
 /* ---- Atomics: the only ones there are -----------------------------------------------------------------------------
  */
