@@ -4,7 +4,7 @@ set -euo pipefail
 library=$1
 shift
 shown=$(nm -D --defined-only "$library" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort)
-wanted=$({ grep -oh 'slim[A-Za-z]*(' "$@" | tr -d '('; echo slimCommInitTransport; echo slimCommInitTransportOn; echo slimFail; [[ $# -gt 1 ]] && echo slimNcclCoreOpen; } | sort -u)
+wanted=$({ grep -oh 'slim[A-Za-z]*(' "$@" | tr -d '('; echo slimCommInitTransport; echo slimCommInitTransportOn; echo slimFail; if (($# > 1)); then echo slimNcclCoreOpen; fi; } | sort -u)
 # Names that the header's comments mention are functions too: they must exist.
 diff <(echo "$wanted") <(echo "$shown")
 if readelf -d "$library" | grep -iE 'NEEDED.*(mpi|stdc)'; then

@@ -19,6 +19,15 @@ std::string mpirun, library, otherLibrary, client, training;
 std::vector<std::string> fortran;
 bool hydra;  // MPICH's mpirun
 
+// What must be loaded before a library that was built with a sanitizer.
+#if defined(__SANITIZE_ADDRESS__)
+const std::string kRuntime = "libasan.so.8:", kSettings = "ASAN_OPTIONS=detect_leaks=0 ";
+#elif defined(__SANITIZE_THREAD__)
+const std::string kRuntime = "libtsan.so.2:", kSettings;
+#else
+const std::string kRuntime, kSettings;
+#endif
+
 struct Result {
   int status = -1;
   std::map<std::string, double> values;  // "name value" lines
@@ -31,9 +40,9 @@ Result Launch(int ranks, const std::string& environment, const std::string& prog
   std::string folder = "/tmp/slim.XXXXXX";
   if (!mkdtemp(folder.data())) return {};
   const std::string command =
-      "cd " + folder + " && TMPDIR=" + folder + " OMPI_MCA_btl_vader_backing_directory=" + folder + " " + environment +
-      " " + mpirun + " -n " + std::to_string(ranks) +
-      (preload.empty() ? "" : (hydra ? " -genv LD_PRELOAD " : " -x LD_PRELOAD=") + preload) + " " + program +
+      "cd " + folder + " && TMPDIR=" + folder + " OMPI_MCA_btl_vader_backing_directory=" + folder + " " + kSettings +
+      environment + " " + mpirun + " -n " + std::to_string(ranks) +
+      (preload.empty() ? "" : (hydra ? " -genv LD_PRELOAD " : " -x LD_PRELOAD=") + kRuntime + preload) + " " + program +
       " </dev/null 2>&1; code=$?; cat *.json 2>/dev/null; rm -rf " + folder + "; exit $code";
   Result result;
   FILE* pipe = popen(command.c_str(), "r");
