@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "collectives/ballot.h"
 #include "collectives/hierarchy.h"
@@ -11,8 +12,9 @@
 #include "plugin/preload/cycle.h"
 #include "plugin/preload/log.h"
 
-/* ballotCalls: at least so many calls lie between two ballots, and between a ballot and its reading. */
-enum { mostStateless = 1024, ballotCalls = 16 };
+/* ballotCalls: at least so many calls lie between two ballots, and between a ballot and its reading. patience: seconds
+ * that statistics wait for calls under way, which may themselves wait for this thread's next call. */
+enum { mostStateless = 1024, ballotCalls = 16, patience = 1 };
 
 /* A tensor without state, for all calls that look alike. */
 typedef struct {
@@ -30,6 +32,8 @@ struct slimChannel {
   slimComm_t comm;
   uint64_t order;
   char name[128];
+  pthread_mutex_t lock; /* from slimChannelRun to slimChannelSettle, since other threads look (slimChannelsVisit) */
+  bool held;            /* by the thread whose calls these are */
   slimCycle cycle;
   slimTensor_t* places; /* of the cycle; NULL where not yet visited */
   uint64_t numPlaces;
@@ -56,11 +60,11 @@ struct slimChannel {
   struct slimChannel* next;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list and the counters */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list */
 static slimChannel* channels;
 static uint64_t forwarded[slimNumReasons];
 static uint64_t marks;
-static slimTotals gone; /* of tensors that are no more */
+static slimTotals gone; /* of tensors that are no more; taking a lock could wait for who waits for this call */
 
 void slimChannelsMarkStep(void) { __atomic_add_fetch(&marks, 1, __ATOMIC_RELAXED); }
 void slimCountForwarded(slimReason reason) {
@@ -88,11 +92,9 @@ static void keepTotals(slimChannel* c) {
   for (uint64_t i = 0; i < numTensors(c); i++) {
     slimTensor_t tensor = tensorAt(c, i, &place);
     if (!tensor || slimTensorGetStats(tensor, &one) != slimSuccess) continue;
-    pthread_mutex_lock(&lock);
-    gone.calls += one.calls;
-    gone.plainBytes += one.plainBytes;
-    gone.wireBytes += one.wireBytes;
-    pthread_mutex_unlock(&lock);
+    __atomic_add_fetch(&gone.calls, one.calls, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&gone.plainBytes, one.plainBytes, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&gone.wireBytes, one.wireBytes, __ATOMIC_RELAXED);
   }
 }
 
@@ -127,9 +129,21 @@ static slimResult_t dropState(slimChannel* c) {
   return result;
 }
 
+static void hold(slimChannel* c) {
+  if (!c->held) pthread_mutex_lock(&c->lock);
+  c->held = true;
+}
+static void letGo(slimChannel* c) {
+  if (!c->held) return;
+  c->held = false;
+  pthread_mutex_unlock(&c->lock);
+}
+
 void slimChannelSettle(slimChannel* c) {
+  hold(c);
   for (int i = 0; i < c->numGarbage; i++) slimTensorDestroy(c->garbage[i]);
   c->numGarbage = 0;
+  letGo(c);
 }
 
 void slimChannelStop(slimChannel* c) { __atomic_store_n(&c->comm->ballot.over, true, __ATOMIC_RELAXED); }
@@ -155,6 +169,7 @@ slimResult_t slimChannelCreate(slimChannel** out, slimComm_t comm, const slimEnv
   c->plain = plain;
   c->context = context;
   c->asynchronous = !comm->device->readable;
+  pthread_mutex_init(&c->lock, NULL);
   pthread_mutex_lock(&lock);
   c->next = channels;
   channels = c;
@@ -177,6 +192,7 @@ void slimChannelDestroy(slimChannel* c) {
   free(c->captured);
   free(c->garbage);
   free(c->measurements);
+  pthread_mutex_destroy(&c->lock);
   slimCommDestroy(c->comm); /* with its tensors */
   free(c);
 }
@@ -533,7 +549,7 @@ static slimResult_t runAgreed(slimChannel* c, const slimChannelCall* call, uint6
   return runBare(c, call, key, plain, reason);
 }
 
-slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* plain, slimReason* reason) {
+static slimResult_t runHeld(slimChannel* c, const slimChannelCall* call, bool* plain, slimReason* reason) {
   const uint64_t key = keyOf(call);
   *plain = false;
   c->calls++;
@@ -544,18 +560,32 @@ slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* p
     *reason = slimReasonAuto;
     return slimSuccess;
   }
-  if (c->asynchronous) return runAsynchronously(c, call, key, plain, reason);
-  const slimResult_t result = runAgreed(c, call, key, plain, reason);
-  slimChannelSettle(c);
+  return c->asynchronous ? runAsynchronously(c, call, key, plain, reason) : runAgreed(c, call, key, plain, reason);
+}
+
+slimResult_t slimChannelRun(slimChannel* c, const slimChannelCall* call, bool* plain, slimReason* reason) {
+  hold(c);
+  const slimResult_t result = runHeld(c, call, plain, reason);
+  if (!c->asynchronous) slimChannelSettle(c);
+  if (result != slimSuccess) letGo(c);
   return result;
 }
 
 /* ---- Statistics ------------------------------------------------------------------------------------------------- */
 
 void slimChannelsVisit(const slimVisitor* visitor, void* context) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += patience;
+  slimTotals totals = {__atomic_load_n(&gone.calls, __ATOMIC_RELAXED),
+                       __atomic_load_n(&gone.plainBytes, __ATOMIC_RELAXED),
+                       __atomic_load_n(&gone.wireBytes, __ATOMIC_RELAXED)};
   pthread_mutex_lock(&lock);
-  slimTotals totals = gone;
   for (slimChannel* c = channels; c; c = c->next) {
+    if (pthread_mutex_timedlock(&c->lock, &until) != 0) {
+      slimWarn("communicator %s: its call has not ended: no statistics of it", c->name);
+      continue;
+    }
     slimChannelRow row = {c->name, c->order, c->calls, c->cycle.period, 0, NULL, {.size = sizeof row.stats}};
     visitor->channel(context, &row);
     for (uint64_t i = 0; i < numTensors(c); i++) {
@@ -567,7 +597,10 @@ void slimChannelsVisit(const slimVisitor* visitor, void* context) {
       totals.wireBytes += row.stats.wireBytes;
       visitor->tensor(context, &row);
     }
+    pthread_mutex_unlock(&c->lock);
   }
   pthread_mutex_unlock(&lock);
-  visitor->end(context, &totals, forwarded);
+  uint64_t handedOn[slimNumReasons];
+  for (int i = 0; i < slimNumReasons; i++) handedOn[i] = __atomic_load_n(&forwarded[i], __ATOMIC_RELAXED);
+  visitor->end(context, &totals, handedOn);
 }

@@ -35,8 +35,8 @@ uint64_t slimChannelOrder(const slimChannel* channel);
 void slimChannelsMeasure(slimChannel* const* channels, const slimPolicyCall* kinds, int n, const slimPolicy* policy);
 
 /* Runs the call, or (*plain) leaves it to the caller, on all ranks alike and with no buffer changed: *reason says why.
- * On error the call has failed for good. Inside slimGroupStart and slimGroupEnd what it runs is kept until the end;
- * then slimChannelSettle must follow. */
+ * On error the call has failed for good. Else slimChannelSettle must follow: inside slimGroupStart and slimGroupEnd,
+ * where what it runs is kept until the end, after that. */
 slimResult_t slimChannelRun(slimChannel* channel, const slimChannelCall* call, bool* plain, slimReason* reason);
 
 /* Frees what the calls so far have left behind. */
@@ -77,7 +77,8 @@ typedef struct {
   void (*tensor)(void* context, const slimChannelRow* row);
   void (*end)(void* context, const slimTotals* totals, const uint64_t forwarded[slimNumReasons]);
 } slimVisitor;
-/* Shows all channels with their tensors, and then the totals, those of tensors that are no more included. */
+/* Shows all channels with their tensors, and then the totals, those of tensors that are no more included. From any
+ * thread; a channel whose call does not end in time is left out, with a warning. */
 void slimChannelsVisit(const slimVisitor* visitor, void* context);
 
 #ifdef __cplusplus

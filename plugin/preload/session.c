@@ -8,7 +8,7 @@
 #include "plugin/preload/log.h"
 #include "plugin/preload/report.h"
 
-static volatile sig_atomic_t asked;
+static sig_atomic_t asked; /* by a signal; several threads may look */
 static pid_t opener;
 
 bool slimSessionOpen(slimEnvironment* e, slimPolicy** policy) {
@@ -38,7 +38,7 @@ void slimSessionSayUnknown(void) {
 
 static void onSignal(int signal) {
   (void)signal;
-  asked = 1;
+  __atomic_store_n(&asked, 1, __ATOMIC_RELAXED);
 }
 
 void slimSessionWatch(const slimEnvironment* e) {
@@ -47,9 +47,7 @@ void slimSessionWatch(const slimEnvironment* e) {
 }
 
 bool slimSessionAsked(void) {
-  if (!asked) return false;
-  asked = 0;
-  return true;
+  return __atomic_load_n(&asked, __ATOMIC_RELAXED) && __atomic_exchange_n(&asked, 0, __ATOMIC_RELAXED);
 }
 
 void slimSessionReport(const slimEnvironment* e, int rank, int ranks) {
