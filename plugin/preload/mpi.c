@@ -282,20 +282,22 @@ typedef struct {
   slimChannel* channel;
   slimChannelCall call;
   MPI_Request request;
-  slimResult_t result;
+  _Atomic(slimResult_t) result; /* written last, read by query: what either thread saw and did is then the other's */
 } pending;
 
 static void perform(void* context) {
   pending* p = context;
   bool plain = false;
   slimReason reason;
-  p->result = slimChannelRun(p->channel, &p->call, &plain, &reason);
-  if (p->result == slimSuccess && plain) {
+  const MPI_Request request = p->request;
+  slimResult_t result = slimChannelRun(p->channel, &p->call, &plain, &reason);
+  if (result == slimSuccess && plain) {
     slimCountForwarded(reason);
-    p->result = slimChannelRunPlain(p->channel, &p->call);
+    result = slimChannelRunPlain(p->channel, &p->call);
   }
-  if (p->result != slimSuccess) slimWarn("%s", slimGetLastError());
-  PMPI_Grequest_complete(p->request); /* p belongs to the request, which may be freed now */
+  if (result != slimSuccess) slimWarn("%s", slimGetLastError());
+  p->result = result;
+  PMPI_Grequest_complete(request); /* p belongs to the request, which may be freed now */
 }
 static int query(void* context, MPI_Status* status) {
   PMPI_Status_set_elements(status, MPI_BYTE, 0);
