@@ -10,8 +10,11 @@ const char* __lsan_default_suppressions(void) {
 }
 
 const char* __tsan_default_suppressions(void) {
+  /* UCX is what MPICH uses. Open MPI unloads its plugins, which called_from_lib does not suffer. */
   return "called_from_lib:libmpi.so\ncalled_from_lib:libmpich.so\ncalled_from_lib:libopen-pal.so\n"
-         "called_from_lib:libopen-rte.so\n";
+         "called_from_lib:libopen-rte.so\ncalled_from_lib:libucp.so\ncalled_from_lib:libuct.so\n"
+         "called_from_lib:libuct_cma.so\nrace:libuc\nmutex:libuc\ndeadlock:libuc\n"
+         "race:mca_\nmutex:mca_\ndeadlock:mca_\n";
 }
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -23,10 +23,11 @@ bool hydra;  // MPICH's mpirun
 #if defined(__SANITIZE_ADDRESS__)
 const std::string kRuntime = "libasan.so.8:", kSettings = "ASAN_OPTIONS=detect_leaks=0 ";
 #elif defined(__SANITIZE_THREAD__)
-const std::string kRuntime = "libtsan.so.2:", kSettings;
+const std::string kRuntime = "libtsan.so.2:", kSettings = "TSAN_OPTIONS=history_size=7:suppressions=suppressions ";
 #else
 const std::string kRuntime, kSettings;
 #endif
+extern "C" const char* __tsan_default_suppressions();  // of programs that are linked with MPI; others need a file
 
 struct Result {
   int status = -1;
@@ -39,6 +40,7 @@ Result Launch(int ranks, const std::string& environment, const std::string& prog
               const std::string& preload = library) {
   std::string folder = "/tmp/slim.XXXXXX";
   if (!mkdtemp(folder.data())) return {};
+  std::ofstream(folder + "/suppressions") << __tsan_default_suppressions();
   const std::string command =
       "cd " + folder + " && TMPDIR=" + folder + " OMPI_MCA_btl_vader_backing_directory=" + folder + " " + kSettings +
       environment + " " + mpirun + " -n " + std::to_string(ranks) +
