@@ -410,6 +410,7 @@ SLIM_FN void SLIM_NAME(shift)(REAL* h, uint64_t off, uint32_t nv, uint32_t n, RE
 #else
 #if SLIM_REAL_IS_FLOAT
   if (nv == n && slimFourAligned(slimFloat32, h, off)) {
+    slimSync();
     SLIM_EACH_QUAD(i, n) {
       float* at = h + off + slimPlace(i);
       const float4 q = slimQuad(m, i), old = *(const float4*)at;
@@ -487,6 +488,7 @@ SLIM_FN void SLIM_NAME(addMemory)(int32_t memory, const void* e, REAL sigma, uin
 #else
 #if SLIM_REAL_IS_FLOAT
   if (e && nv == n && slimFourAligned(memory, e, off)) {
+    slimSync();
     SLIM_EACH_QUAD(i, n)
     slimPutQuad(u, i, slimFourSum(slimQuad(sum, i), slimFour(memory, e, off + slimPlace(i)), sigma));
     return;

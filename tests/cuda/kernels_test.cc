@@ -604,6 +604,8 @@ const Spec kSpecs[] = {
     {"ef(rotate(qsgd(bits=2)))", "ef(rotate(qsgd(bits=4,block=64),block=64))"},
     {"none(rotate(qsgd(bits=3,block=512),block=128))", "none(rotate(fp16,block=2048))"},
     {"none(topk(ratio=0.01))", "none(topk(k=5,block=64))"},
+    {"ef(qsgd(bits=4,block=1024))", "ef(qsgd(bits=3,block=1024))"},
+    {"diana(qsgd(bits=4,block=64))", "ef(qsgd(bits=8,block=64))"},
     {"ef(topk(k=13,block=512,qsgd(bits=4)))", "ef(topk(ratio=0.1,block=256,onebit))"},
     {"none(randk(ratio=0.02))", "none(randk(k=9,block=512,qsgd(bits=3)))"},
     {"ef(randk(ratio=0.05,block=512,seed=shared))", "none(randk(ratio=0.05,block=512,seed=shared,scale=1))"},
