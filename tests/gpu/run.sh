@@ -3,18 +3,24 @@
 # for this machine's NVIDIA GPUs. Needs the driver and glibc 2.34 or later; NCCL for the last one, which is skipped
 # without.
 #   run.sh [--quick]     --quick: a small benchmark, and no compute-sanitizer
-# Results go to results/ here. The last line is `N passed, N failed`. Exit status: 0 all passed, 1 something failed,
+# Results go to results/ here, or to $OUT. The last line is `N passed, N failed`. Exit status: 0 all passed, 1 something failed,
 # 77 there is no driver, none that is new enough, or no device.
 set -uo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 quick=0
 [[ ${1:-} == --quick ]] && quick=1
-export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# The packed C++ library wants a newer glibc than the programs do: only where the machine has none that will do.
+if ldd "$here"/bin/* "$here"/tests/* 2>&1 | grep -qE "lib(stdc\+\+|gcc_s).*(not found)"; then
+  export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi
 TEST_TMPDIR=$(mktemp -d)
 export TEST_TMPDIR
 trap 'rm -rf "$TEST_TMPDIR"' EXIT
 results=${OUT:-$here/results}
-mkdir -p "$results" || exit 1
+mkdir -p "$results" || {
+  echo "FAILED: $results cannot be written: set OUT to a folder for the results"
+  exit 1
+}
 
 probe=$("$here/bin/device" --mib 1 --repeats 1 --only fp16 2>&1)
 status=$?
