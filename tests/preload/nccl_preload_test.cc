@@ -798,6 +798,22 @@ TEST_P(NcclPreload, GraphsBesideEagerCalls) {
     }
 }
 
+// Each graph keeps room for itself: once it is used up, captured calls are plain, on all ranks alike.
+TEST_P(NcclPreload, GraphsUntilTheRoomIsGone) {
+  const Result r = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_STATE_BYTES=3M"}, ranks(),
+                        "init 0; buffers ab 40000 f32; fill ab random 1; capture; allreduce b a * sum; end_capture;"
+                        "replay; check t b;"
+                        "loop 40; capture; allreduce b a * sum; end_capture; replay; sync; end;"
+                        "replay; check p b; destroy 0");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_LE(r["tb.off"], kBound4);
+  EXPECT_EQ(r["tb.differ"], 0);
+  EXPECT_EQ(r["pb.off"], 0);
+  if (ranks() == 1) return;
+  EXPECT_GT(r["tb.off"], 0.01);
+  EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << r.text;
+}
+
 // ---- Errors -------------------------------------------------------------------------------------------------------
 
 TEST(NcclPreloadErrors, RanksThatMakeOtherCalls) {
