@@ -208,71 +208,96 @@ SLIM_FN void slimHadamards(float* v, uint32_t size, uint32_t n) {
 
 /* ---- Selection -------------------------------------------------------------------------------------------------- */
 
-/* Adds to all threads' counts before this one, and in all. */
-SLIM_FN uint32_t slimCountBefore(bool mine, uint32_t* total) {
-  __shared__ uint32_t count[32];
-  const uint32_t vote = __ballot_sync(0xffffffffu, mine), warp = slimThread() / 32, lane = slimThread() % 32;
+/* The sum of the values of the threads before this one, and of all. */
+SLIM_FN uint32_t slimSumBefore(uint32_t mine, uint32_t* total) {
+  __shared__ uint32_t sum[32];
+  const uint32_t warp = slimThread() / 32, lane = slimThread() % 32;
+  uint32_t upTo = mine;
+  for (uint32_t d = 1; d < 32; d *= 2) {
+    const uint32_t other = __shfl_up_sync(0xffffffffu, upTo, d);
+    upTo += lane >= d ? other : 0;
+  }
   slimSync();
-  if (lane == 0) count[warp] = (uint32_t)__popc(vote);
+  if (lane == 31) sum[warp] = upTo;
   slimSync();
-  uint32_t before = (uint32_t)__popc(vote & ((1u << lane) - 1)), all = 0;
+  uint32_t before = upTo - mine, all = 0;
   for (uint32_t w = 0; w < slimThreads() / 32; w++) {
-    before += w < warp ? count[w] : 0;
-    all += count[w];
+    before += w < warp ? sum[w] : 0;
+    all += sum[w];
   }
   *total = all;
   return before;
 }
 
-/* The k-th largest of n keys digit by digit, then those above it and the first ones equal to it, in index order. */
+/* The k-th largest of n keys digit by digit, then those above it and the first ones equal to it, in index order: a warp
+ * has a stretch of the keys, 32 at a time. Wide digits spread magnitudes, which have few exponents, over more bins;
+ * threads that add to the same one wait for each other. n is at most 65536. */
 SLIM_FN void slimSelectLargest(uint16_t* restrict index, const int32_t* restrict keys, uint32_t n, uint32_t k,
                                float* scratch) {
-  __shared__ uint32_t bins[256];
-  __shared__ uint32_t found[2];
+  __shared__ uint32_t bins[2048];
+  __shared__ uint32_t found[2], taken[32], tied[32];
   (void)scratch;
   if (k == 0) return;
-  uint32_t t = 0, need = k; /* keys ^ 2^31 in unsigned order; need: of those that share t's digits so far */
-  for (uint32_t shift = 24; shift < 32; shift -= 8) {
+  const uint32_t digit = n < 2048 ? 8 : 11, size = 1u << digit, each = (size + slimThreads() - 1) / slimThreads();
+  uint32_t t = 0, need = k, all; /* keys ^ 2^31 in unsigned order; need: of those that share t's digits so far */
+  for (uint32_t left = 32; left;) {
+    const uint32_t shift = left < digit ? 0 : left - digit;
     slimSync();
-    SLIM_EACH(b, 256) bins[b] = 0;
+    SLIM_EACH(b, size) bins[b] = 0;
     slimSync();
     SLIM_EACH(i, n) {
       const uint32_t key = (uint32_t)keys[i] ^ 0x80000000u;
-      if (shift == 24 || (key ^ t) >> (shift + 8) == 0) slimAtomicAdd(&bins[key >> shift & 255], 1);
+      if (left == 32 || (key ^ t) >> left == 0) slimAtomicAdd(&bins[key >> shift & (size - 1)], 1);
     }
     slimSync();
-    if (slimThread() < 32) { /* lane j has bins 255 − 8j down to 248 − 8j */
-      const uint32_t lane = slimThread();
-      uint32_t own = 0;
-      for (uint32_t j = 0; j < 8; j++) own += bins[255 - 8 * lane - j];
-      uint32_t upTo = own;
-      for (uint32_t d = 1; d < 32; d *= 2) {
-        const uint32_t other = __shfl_up_sync(0xffffffffu, upTo, d);
-        upTo += lane >= d ? other : 0;
-      }
-      uint32_t above = upTo - own;
-      if (above < need && need <= upTo) {
-        uint32_t b = 255 - 8 * lane;
-        while (above + bins[b] < need) above += bins[b--];
-        found[0] = b;
-        found[1] = need - above;
-      }
+    const uint32_t top = size - 1 - each * slimThread(); /* a thread has `each` bins, from this one down */
+    uint32_t own = 0;
+    for (uint32_t j = 0; j < each && each * slimThread() + j < size; j++) own += bins[top - j];
+    uint32_t above = slimSumBefore(own, &all);
+    if (above < need && need <= above + own) {
+      uint32_t b = top;
+      while (above + bins[b] < need) above += bins[b--];
+      found[0] = b;
+      found[1] = need - above;
     }
     slimSync();
     t |= found[0] << shift;
     need = found[1];
+    left = shift;
   }
-  uint32_t taken = 0;
-  for (uint32_t base = 0; base < n; base += slimThreads()) {
-    const uint32_t i = base + slimThread();
-    const uint32_t key = i < n ? (uint32_t)keys[i] ^ 0x80000000u : 0;
-    uint32_t ties, all;
-    const uint32_t tiesBefore = slimCountBefore(i < n && key == t, &ties);
-    const bool take = i < n && (key > t || (key == t && tiesBefore < need));
-    const uint32_t before = slimCountBefore(take, &all);
-    if (take) index[taken + before] = (uint16_t)i;
-    taken += all;
-    need -= ties < need ? ties : need;
+  const uint32_t warps = slimThreads() / 32, warp = slimThread() / 32, lane = slimThread() % 32;
+  const uint32_t stretch = (n + slimThreads() - 1) / slimThreads() * 32;
+  const uint32_t from = warp * stretch, to = from + stretch < n ? from + stretch : n;
+  uint32_t above = 0, ties = 0; /* of this thread's keys */
+  for (uint32_t i = from + lane; i < to; i += 32) {
+    const uint32_t key = (uint32_t)keys[i] ^ 0x80000000u;
+    above += key > t;
+    ties += key == t;
+  }
+  for (uint32_t d = 16; d; d /= 2) {
+    above += __shfl_xor_sync(0xffffffffu, above, (int)d);
+    ties += __shfl_xor_sync(0xffffffffu, ties, (int)d);
+  }
+  if (lane == 0) {
+    taken[warp] = above;
+    tied[warp] = ties;
+  }
+  slimSync();
+  above = ties = 0; /* of the warps before */
+  for (uint32_t w = 0; w < warps && w < warp; w++) {
+    above += taken[w];
+    ties += tied[w];
+  }
+  for (uint32_t base = from; base < to; base += 32) {
+    const uint32_t i = base + lane, before = (1u << lane) - 1;
+    const uint32_t key = i < to ? (uint32_t)keys[i] ^ 0x80000000u : 0;
+    const uint32_t more = __ballot_sync(0xffffffffu, i < to && key > t);
+    const uint32_t same = __ballot_sync(0xffffffffu, i < to && key == t);
+    const uint32_t tie = ties + (uint32_t)__popc(same & before); /* before this one */
+    const uint32_t at = above + (uint32_t)__popc(more & before) + (tie < need ? tie : need);
+    if (i < to && (key > t || (key == t && tie < need))) index[at] = (uint16_t)i;
+    above += (uint32_t)__popc(more);
+    ties += (uint32_t)__popc(same);
   }
   slimSync();
 }

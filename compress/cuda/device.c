@@ -34,7 +34,7 @@ static slimResult_t loadKernels(slimCudaDevice* d) {
   for (int i = 0; i < slimNumDeviceKernels; i++) {
     CUkernel kernel = NULL;
     int fixed = 0;
-    CUresult error = slimCu.LibraryGetKernel(&kernel, libraries[i >= slimKernel_warp_encode_fp32], names[i]);
+    CUresult error = slimCu.LibraryGetKernel(&kernel, libraries[i >= slimKernel_warp_encode_fp8], names[i]);
     if (error != CUDA_SUCCESS) return slimDriverFail(error, "LibraryGetKernel of %s", names[i]);
     error = slimCu.KernelGetFunction(&d->kernel[i], kernel);
     if (error == CUDA_SUCCESS)

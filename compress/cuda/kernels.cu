@@ -74,21 +74,22 @@ SLIM_LEAVES(SLIM_LEAF_KERNELS)
 SLIM_FN float* slimArena(float* scratch, uint64_t floats, float* shared) {
   return scratch ? scratch + blockIdx.x * floats : shared;
 }
-#define SLIM_TREE_KERNELS(name, shape, REAL)                                     \
-  SLIM_KERNEL(encode_##name, slimEncodeArgs) {                                   \
+#define SLIM_TREE_KERNELS(name, shape, REAL, blocks)                             \
+  SLIM_KERNEL_FOR(blocks, encode_##name, slimEncodeArgs) {                       \
     SLIM_DYN_SHARED(float, shared);                                              \
     encodeUnits##REAL(shape, &a, slimArena(a.scratch, a.scratchFloats, shared)); \
   }                                                                              \
-  SLIM_KERNEL(reduce_##name, slimReduceArgs) {                                   \
+  SLIM_KERNEL_FOR(blocks, reduce_##name, slimReduceArgs) {                       \
     SLIM_DYN_SHARED(float, shared);                                              \
     reduceUnits##REAL(shape, &a, slimArena(a.scratch, a.scratchFloats, shared)); \
   }                                                                              \
-  SLIM_KERNEL_FOR(2, decode_##name, slimDecodeArgs) {                            \
+  SLIM_KERNEL_FOR(blocks + 1, decode_##name, slimDecodeArgs) {                   \
     SLIM_DYN_SHARED(float, shared);                                              \
     decodeUnits##REAL(shape, &a, slimArena(a.scratch, a.scratchFloats, shared)); \
   }
-SLIM_TREE_KERNELS(tree, slimShape_tree, F)
-SLIM_TREE_KERNELS(wide, slimShape_tree, D)
+SLIM_TREE_KERNELS(flat, slimShape_flat, F, 2)
+SLIM_TREE_KERNELS(tree, slimShape_tree, F, 1)
+SLIM_TREE_KERNELS(wide, slimShape_tree, D, 1)
 
 SLIM_KERNEL(reduce_signs, slimReduceArgs) {
   SLIM_DYN_SHARED(float, shared);
@@ -215,7 +216,6 @@ SLIM_FN void slimConvert(const slimDenseArgs* a, int32_t from, int32_t to, doubl
   }
 }
 SLIM_FN int32_t slimRealType(int32_t type) { return type == slimFloat64 ? (int32_t)slimFloat64 : (int32_t)slimFloat32; }
-SLIM_KERNEL(to_real, slimDenseArgs) { slimConvert(&a, a.type, slimRealType(a.type), 1); }
 SLIM_KERNEL(from_real, slimDenseArgs) { slimConvert(&a, slimRealType(a.type), a.type, a.factor); }
 SLIM_KERNEL(premultiply, slimDenseArgs) {
   const double factor = !a.scalar               ? a.factor

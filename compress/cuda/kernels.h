@@ -104,10 +104,10 @@ typedef struct {
 } slimDecodeArgs;
 
 /* Selectors of scope chunk and global, one piece, in several launches. Encode: select_start, then
- * SLIM_SELECT_ROUNDS times select_count and select_narrow, then select_tally, select_scan, select_take, select_encode,
+ * slimSelectRounds times select_count and select_narrow, then select_tally, select_scan, select_take, select_encode,
  * select_update. Decode, reduce and cancel: per payload select_start … select_take (randk only; keys alone: x is NULL),
  * select_decode; then decode_select, reduce_select. */
-enum { SLIM_SELECT_ROUNDS = 4, SLIM_SELECT_BINS = 2048 };
+enum { SLIM_SELECT_BINS = 2048 };
 typedef struct {
   uint64_t need;    /* keys still to be found in the range */
   uint64_t most;    /* largest bits of |u|, as double's or float's */
@@ -161,25 +161,27 @@ typedef struct {
 /* ---- The list ------------------------------------------------------------------------------------------------- */
 
 /* What a unit goes through decides which kernel takes it: a codec by itself (ternary is qsgd's; tqsgd and tbqsgd are
- * tnqsgd's), or any other tree; and fp64 tensors, whatever their tree. Codecs by themselves have two kernels: a warp's,
- * for units of SLIM_WARP_UNIT elements, and a thread block's. */
+ * tnqsgd's), flat trees (a selector over a codec, and codecs whose unit is too large for shared memory), or any other
+ * tree; and fp64 tensors, whatever their tree. Codecs by themselves have two kernels: a warp's, for units of
+ * SLIM_WARP_UNIT elements, and a thread block's; but those without scales have that unit always. */
 #define SLIM_PASSES_OF(X, pass, args) \
-  X(pass##_fp32, args)                \
-  X(pass##_fp16, args)                \
-  X(pass##_bf16, args)                \
   X(pass##_fp8, args)                 \
-  X(pass##_sign, args)                \
   X(pass##_onebit, args)              \
   X(pass##_qsgd, args)                \
   X(pass##_natural, args)             \
   X(pass##_tnqsgd, args)
 #define SLIM_SHAPES(X, pass, args) \
   SLIM_PASSES_OF(X, pass, args)    \
+  X(pass##_flat, args)             \
   X(pass##_tree, args)             \
   X(pass##_wide, args)
 /* Of warps.cu; turned: below rotate. */
 #define SLIM_WARP_PASSES(X, pass, args) \
   SLIM_PASSES_OF(X, pass, args)         \
+  X(pass##_fp32, args)                  \
+  X(pass##_fp16, args)                  \
+  X(pass##_bf16, args)                  \
+  X(pass##_sign, args)                  \
   X(pass##_turned_onebit, args)         \
   X(pass##_turned_qsgd, args)
 #define SLIM_WARP_KERNELS(X)                       \
@@ -207,7 +209,6 @@ typedef struct {
   X(select_update, slimSelectArgs)       \
   X(dense_encode, slimDenseArgs)         \
   X(dense_reduce, slimDenseArgs)         \
-  X(to_real, slimDenseArgs)              \
   X(from_real, slimDenseArgs)            \
   X(premultiply, slimDenseArgs)          \
   X(scale, slimDenseArgs)                \
@@ -241,12 +242,14 @@ typedef struct {
 } slimLaunch;
 
 /* The launch (cuda/launch.c) of encode, reduce (down: the downlink's tree, or NULL) or decode; `first` is the encode,
- * reduce or decode kernel of the first shape: slimKernel_encode_fp32, …. Trees with a selector of scope chunk or global
+ * reduce or decode kernel of the first shape: slimKernel_encode_fp8, …. Trees with a selector of scope chunk or global
  * have their own kernels: reduce_select, decode_select and the select_… (first: which of them); lambda=shared has
  * reduce_signs, stats=tensor and stats=previous have survey. sharedLimit: bytes of dynamic shared memory that a thread
  * block may have. */
 slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slimTree* down, slimDataType_t type,
                         uint64_t n, uint32_t sharedLimit);
+/* A selection's: keys have three digits; x of fp64 is measured before there are keys. */
+int slimSelectRounds(const slimSelectArgs* args);
 /* shape's, of so many pieces. */
 slimLaunch slimShapeLaunch(uint32_t pieces);
 /* False: there are no kernels for it: its nodes are nested in another way than [rotate] [induced] [rotate] [topk,

@@ -2,8 +2,9 @@
  * the kernels lay out: slimArraysAt (passes.cuh), tree.cuh, select.cuh, and each codec's scratch. */
 #include "compress/cuda/kernels.h"
 
-/* Dynamic shared memory that every device of compute capability 8.0 or higher gives a thread block. */
-enum { SLIM_SHARED_EVERYWHERE = 99 * 1024 };
+/* Dynamic shared memory that every device of compute capability 8.0 or higher gives a thread block: 99 KiB less what
+ * kernels have by themselves. */
+enum { SLIM_SHARED_EVERYWHERE = 88 * 1024 };
 /* slimParts. */
 enum { partsFloats = 32 };
 
@@ -30,31 +31,32 @@ bool slimDeviceRuns(const slimTree* tree) {
                             : isTwice(root) || (root->op == slimOp_rotate && isTwice(slimInner(root, 0)));
 }
 
-/* The leaves in the order of SLIM_SHAPES; −1: another tree. */
+/* The codecs in the order of SLIM_WARP_PASSES; thread blocks have the first blockShapes. −1: another tree. */
+enum { blockShapes = 5 };
 static int shapeOf(const slimNode* node) {
   switch (node->op) {
-    case slimOp_fp32:
-      return 0;
-    case slimOp_fp16:
-      return 1;
-    case slimOp_bf16:
-      return 2;
     case slimOp_fp8:
-      return 3;
-    case slimOp_sign:
-      return 4;
+      return 0;
     case slimOp_onebit:
-      return 5;
+      return 1;
     case slimOp_ternary:
     case slimOp_qsgd:
-      return 6;
+      return 2;
     case slimOp_natural:
     case slimOp_nuqsgd:
-      return 7;
+      return 3;
     case slimOp_tqsgd:
     case slimOp_tbqsgd:
     case slimOp_tnqsgd:
-      return 8;
+      return 4;
+    case slimOp_fp32:
+      return blockShapes;
+    case slimOp_fp16:
+      return blockShapes + 1;
+    case slimOp_bf16:
+      return blockShapes + 2;
+    case slimOp_sign:
+      return blockShapes + 3;
     default:
       return -1;
   }
@@ -72,9 +74,9 @@ static int warpShapeOf(const slimTree* tree) {
   if (node->bits > 8 && node->levels) return -1; /* codes that bytes do not hold */
   if (!turned) return shape;
   if (node->block != SLIM_WARP_UNIT) return -1;
-  if (node->op == slimOp_onebit) return slimKernel_warp_encode_turned_onebit - slimKernel_warp_encode_fp32;
+  if (node->op == slimOp_onebit) return slimKernel_warp_encode_turned_onebit - slimKernel_warp_encode_fp8;
   if (node->op == slimOp_qsgd || node->op == slimOp_ternary)
-    return slimKernel_warp_encode_turned_qsgd - slimKernel_warp_encode_fp32;
+    return slimKernel_warp_encode_turned_qsgd - slimKernel_warp_encode_fp8;
   return -1;
 }
 
@@ -143,14 +145,20 @@ static uint64_t stagingFloats(const slimTree* tree) {
   return bytes / 4;
 }
 
-/* Encode first has the codec's scratch, then û and either its scratch or a memory's draws. */
+/* Encode first has the codec's scratch, then û and either its scratch or a memory's draws. Reduce (down: of the same
+ * family) decodes, then encodes. */
 typedef enum { encode, reduce, decode } kind;
-static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down, bool wide, bool isLeafKernel) {
+typedef enum { leafKernel, flatKernel, treeKernel } family;
+static uint64_t scratchOf(family f, kind pass, const slimTree* tree) {
   const slimNode* root = slimRoot(tree);
+  if (f == treeKernel) return whole(root);
+  if (f == flatKernel) return flat(root);
+  return pass == encode ? leafEncode(root) : leafDecode(root);
+}
+static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down, bool wide, family f) {
   const uint64_t real = wide ? 2 : 1, unit = tree->unit;
   const uint64_t own = real * unit + (wide ? unit : 0) + partsFloats;
-  const uint64_t in = isLeafKernel ? leafEncode(root) : whole(root),
-                 out = isLeafKernel ? leafDecode(root) : whole(root);
+  const uint64_t in = scratchOf(f, encode, tree), out = scratchOf(f, decode, tree);
   switch (pass) {
     case encode:
       return own + stagingFloats(tree) + larger(in, unit + larger(out, unit / 2));
@@ -158,9 +166,8 @@ static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down
       return own + stagingFloats(tree) + out;
     default: {
       if (!down) return real * unit + own + stagingFloats(tree) + out;
-      const slimNode* to = slimRoot(down);
       return real * unit + own + larger(stagingFloats(tree), stagingFloats(down)) +
-             larger(out, larger(leafEncode(to), unit + larger(leafDecode(to), unit / 2)));
+             larger(out, larger(scratchOf(f, encode, down), unit + larger(scratchOf(f, decode, down), unit / 2)));
     }
   }
 }
@@ -169,11 +176,13 @@ static uint64_t unitFloats(kind pass, const slimTree* tree, const slimTree* down
  */
 
 bool slimReducesInOne(const slimTree* up, const slimTree* down, slimDataType_t type) {
-  const int shape = shapeOf(slimRoot(up)), warpShape = warpShapeOf(up);
-  if (type != slimFloat64 && warpShape >= 0 && warpShape == warpShapeOf(down)) return true;
-  return type != slimFloat64 && !slimSelector(up) && !slimSelector(down) && !slimTreeGathers(down) && shape >= 0 &&
-         shape == shapeOf(slimRoot(down)) && up->unit == down->unit &&
-         4 * unitFloats(reduce, up, down, false, true) <= SLIM_SHARED_EVERYWHERE;
+  const slimNode *from = slimRoot(up), *to = slimRoot(down);
+  const int shape = shapeOf(from), warpShape = warpShapeOf(up);
+  if (type == slimFloat64 || slimSelector(up) || slimSelector(down) || slimTreeGathers(down)) return false;
+  if (warpShape >= 0 && warpShape == warpShapeOf(down)) return true;
+  if (up->unit != down->unit) return false;
+  if (shape < 0) return isSelector(from) && isSelector(to);
+  return shape == shapeOf(to) && 4 * unitFloats(reduce, up, down, false, leafKernel) <= SLIM_SHARED_EVERYWHERE;
 }
 
 /* A thread has eight elements of a unit. */
@@ -195,26 +204,27 @@ static slimLaunch launchUnits(slimDeviceKernel kernel, const slimTree* tree, uin
 static slimLaunch unitLaunch(slimDeviceKernel first, kind pass, const slimTree* tree, const slimTree* down,
                              slimDataType_t type, uint64_t n, uint32_t sharedLimit) {
   const bool wide = type == slimFloat64;
-  int shape = wide ? -1 : shapeOf(slimRoot(tree));
+  const int shape = wide ? -1 : shapeOf(slimRoot(tree));
   const int warpShape = wide ? -1 : warpShapeOf(tree);
   if (warpShape >= 0 && (!down || warpShapeOf(down) == warpShape)) {
-    const slimDeviceKernel warps[] = {slimKernel_warp_encode_fp32, slimKernel_warp_reduce_fp32,
-                                      slimKernel_warp_decode_fp32};
+    const slimDeviceKernel warps[] = {slimKernel_warp_encode_fp8, slimKernel_warp_reduce_fp8,
+                                      slimKernel_warp_decode_fp8};
     const uint64_t units = (n + tree->unit - 1) / tree->unit;
     return (slimLaunch){.kernel = (slimDeviceKernel)(warps[pass] + (uint32_t)warpShape),
                         .threads = 32 * SLIM_WARPS,
                         .blocks = (units + SLIM_WARPS - 1) / SLIM_WARPS};
   }
-  uint64_t floats = unitFloats(pass, tree, down, wide, shape >= 0);
-  if (shape >= 0 && !down && 4 * floats > sharedLimit) {
-    shape = -1;
-    floats = unitFloats(pass, tree, down, wide, false);
-  }
-  const uint32_t offset = wide        ? slimKernel_encode_wide - slimKernel_encode_fp32
-                          : shape < 0 ? slimKernel_encode_tree - slimKernel_encode_fp32
-                                      : (uint32_t)shape;
-  return launchUnits((slimDeviceKernel)(first + offset), tree, n, floats, sharedLimit, shape < 0);
+  family f = shape >= 0 && shape < blockShapes ? leafKernel : !wide && isFlat(slimRoot(tree)) ? flatKernel : treeKernel;
+  if (f == leafKernel && !down && 4 * unitFloats(pass, tree, down, wide, f) > sharedLimit) f = flatKernel;
+  const uint64_t floats = unitFloats(pass, tree, down, wide, f);
+  const uint32_t offset = wide              ? slimKernel_encode_wide - slimKernel_encode_fp8
+                          : f == treeKernel ? slimKernel_encode_tree - slimKernel_encode_fp8
+                          : f == flatKernel ? slimKernel_encode_flat - slimKernel_encode_fp8
+                                            : (uint32_t)shape;
+  return launchUnits((slimDeviceKernel)(first + offset), tree, n, floats, sharedLimit, f != leafKernel);
 }
+
+int slimSelectRounds(const slimSelectArgs* args) { return args->x && args->type == slimFloat64 ? 4 : 3; }
 
 slimLaunch slimShapeLaunch(uint32_t pieces) {
   return (slimLaunch){.kernel = slimKernel_shape, .threads = SLIM_SHAPE_THREADS, .blocks = pieces};
@@ -226,11 +236,11 @@ slimLaunch slimLaunchOf(slimDeviceKernel first, const slimTree* tree, const slim
   const uint32_t tile = 4 * SLIM_PIECE_STEP;
   slimLaunch launch = {.kernel = first, .threads = SLIM_MAX_THREADS, .blocks = tiles};
   switch (first) {
-    case slimKernel_encode_fp32:
+    case slimKernel_encode_fp8:
       return unitLaunch(first, encode, tree, NULL, type, n, sharedLimit);
-    case slimKernel_reduce_fp32:
+    case slimKernel_reduce_fp8:
       return unitLaunch(first, reduce, tree, down, type, n, sharedLimit);
-    case slimKernel_decode_fp32:
+    case slimKernel_decode_fp8:
       return unitLaunch(first, decode, tree, NULL, type, n, sharedLimit);
     case slimKernel_reduce_signs: {
       const uint64_t reals = type == slimFloat64 ? 3 : 1, unit = tree->unit;

@@ -80,7 +80,7 @@ static slimResult_t selectStage(const slimCudaQueue* q, slimDeviceKernel kernel,
 /* Finds the k largest keys: their indices, in order, and with x their values. */
 static slimResult_t selectKeys(const slimCudaQueue* q, const slimTree* tree, slimSelectArgs* args, size_t used) {
   SLIM_CHECK(selectStage(q, slimKernel_select_start, tree, args, used));
-  for (int i = 0; i < SLIM_SELECT_ROUNDS; i++) {
+  for (int i = 0; i < slimSelectRounds(args); i++) {
     SLIM_CHECK(selectStage(q, slimKernel_select_count, tree, args, used));
     SLIM_CHECK(selectStage(q, slimKernel_select_narrow, tree, args, used));
   }
@@ -216,7 +216,7 @@ static slimResult_t encodeAt(const slimCudaQueue* q, const slimEncodePass* p, co
     SLIM_CHECK(gather(q, p, &s, &args));
     used = s.end;
   }
-  const slimLaunch launch = launchOf(q->device, slimKernel_encode_fp32, tree, NULL, p->type, p->n);
+  const slimLaunch launch = launchOf(q->device, slimKernel_encode_fp8, tree, NULL, p->type, p->n);
   args.scratch = scratchAt(q, &launch, used);
   args.scratchFloats = launch.scratchFloats;
   SLIM_CHECK(run(q, &launch, &args, used));
@@ -238,7 +238,7 @@ static slimResult_t reduceAt(const slimCudaQueue* q, const slimReducePass* p, si
     stamp.down = false;
     SLIM_CHECK(openSelected(q, p->up, &s, r, &stamp, p->type, p->n, p->first, p->payloads[0] + (size_t)r * stride));
   }
-  const slimDeviceKernel first = selected ? slimKernel_reduce_select : slimKernel_reduce_fp32;
+  const slimDeviceKernel first = selected ? slimKernel_reduce_select : slimKernel_reduce_fp8;
   const slimLaunch launch = launchOf(q->device, first, tree, down, p->type, p->n);
   slimReduceArgs args = {.up = onDevice(q, tree),
                          .down = down ? onDevice(q, down) : NULL,
@@ -340,7 +340,7 @@ static slimResult_t decodeAt(const slimCudaQueue* q, const slimDecodePass* p, co
     list = selectionOf(tree, p->type, p->n, 1, 0);
     SLIM_CHECK(openSelected(q, p->direction, &list, 0, &p->stamp, p->type, p->n, p->first, p->payload));
   }
-  const slimDeviceKernel first = selected ? slimKernel_decode_select : slimKernel_decode_fp32;
+  const slimDeviceKernel first = selected ? slimKernel_decode_select : slimKernel_decode_fp8;
   const slimLaunch launch = launchOf(q->device, first, tree, NULL, p->type, p->n);
   const slimDecodeArgs args = {.tree = onDevice(q, tree),
                                .step = &q->slot->step,
@@ -395,9 +395,9 @@ slimResult_t slimCudaWorkspace(const slimCudaDevice* device, const slimCompresso
     slimDeviceKernel first;
     const slimTree *tree, *down;
   } block[] = {
-      {slimKernel_encode_fp32, up, NULL},   {slimKernel_decode_fp32, up, NULL}, {slimKernel_encode_fp32, down, NULL},
-      {slimKernel_decode_fp32, down, NULL}, {slimKernel_reduce_fp32, up, NULL}, {slimKernel_reduce_fp32, up, down},
-      {slimKernel_survey, up, NULL},        {slimKernel_survey, down, NULL},    {slimKernel_reduce_signs, up, NULL}};
+      {slimKernel_encode_fp8, up, NULL},   {slimKernel_decode_fp8, up, NULL}, {slimKernel_encode_fp8, down, NULL},
+      {slimKernel_decode_fp8, down, NULL}, {slimKernel_reduce_fp8, up, NULL}, {slimKernel_reduce_fp8, up, down},
+      {slimKernel_survey, up, NULL},       {slimKernel_survey, down, NULL},   {slimKernel_reduce_signs, up, NULL}};
   const slimDeviceKernel whole[] = {slimKernel_reduce_select, slimKernel_decode_select, slimKernel_select_count,
                                     slimKernel_select_tally,  slimKernel_select_take,   slimKernel_select_encode,
                                     slimKernel_select_decode, slimKernel_select_update};

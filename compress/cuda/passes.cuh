@@ -301,7 +301,7 @@ SLIM_FN void SLIM_NAME(encodeUnits)(const slimTreeShape shape, const slimEncodeA
     const uint32_t nv = (uint32_t)(end - off < n ? end - off : n);
     REAL* v = (REAL*)p->v;
     const REAL lambda = shape == slimShape_tree && p->lambda ? ((const REAL*)p->lambda)[unit] : 0;
-    const bool gathers = SLIM_REAL_IS_FLOAT && (shape == slimShape_tnqsgd || shape == slimShape_tree) && p->shapes;
+    const bool gathers = SLIM_REAL_IS_FLOAT && (shape == slimShape_tnqsgd || shape >= slimShape_flat) && p->shapes;
     SLIM_NAME(loadUnit)(p->type, p->x, SLIM_NAME(memoryType)(&f), p->s, v, (REAL)f.sigma, eta, off, nv, n, a.u);
     SLIM_NAME(encodeUnit)
     (shape, tree, &f, piece, p->payload + piece->rank * p->stride, off, nv, p->first + off, &draw, &a, p->type, p->x,
@@ -368,12 +368,12 @@ SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* t
 }
 #endif
 
-/* û of a unit as floats, to be multiplied by 2^exponent; false: flagged. lambda: 0, or what all ranks share. Ends with
- * a barrier. */
+/* û of a unit as floats, to be multiplied by 2^exponent; false: flagged. lambda: 0, or what all ranks share. sum: û is
+ * a selector's and is added to it, where v stays; or NULL. Ends with a barrier. */
 SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
                                    const uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first,
                                    const slimDraw* draw, REAL lambda, uint8_t* staging, uint8_t** sec, float* scratch,
-                                   float* v, int* exponent) {
+                                   float* v, float* sum, int* exponent) {
   const bool flagged = slimHasFlag(payload, l, unit);
   slimBlock region;
   *exponent = 0;
@@ -392,6 +392,13 @@ SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tr
   if (*exponent < -1022 || *exponent > 1023) return false;
   region.lambda = SLIM_NAME(lambdaIn)(lambda, *exponent);
   slimGetSections(tree, l, payload, unit, nv, staging);
+#ifdef SLIM_WARP
+  (void)sum; /* a block's */
+#else
+  if (shape == slimShape_flat)
+    slimDecodeFlat(slimRoot(tree), &region, sec, sum ? sum : v, sum != NULL);
+  else
+#endif
   slimDecodeShape(shape, tree, &region, staging, sec, v);
   slimSync();
   return true;
@@ -524,6 +531,7 @@ SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceA
   __shared__ slimPieceAt downPieces[SLIM_TEAMS_HERE];
   slimPieceAt* downPiece = &downPieces[slimTeamHere()];
   if (down) SLIM_NAME(openDown)(p, down, downPiece, step, wrong);
+  const bool sparse = SLIM_IS_SPARSE(shape, tree);
   const uint64_t units = (p->n + n - 1) >> slimLog2(n);
   for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
@@ -548,10 +556,11 @@ SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceA
         int exponent;
         const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
         if (!SLIM_NAME(sourceUnit)(shape, tree, up, p->payloads + r * p->stride, unit, nv, p->first + off, &rankDraw, 0,
-                                   a.staging, a.sec, a.scratch, a.v, &exponent)) {
+                                   a.staging, a.sec, a.scratch, a.v, sparse ? (float*)(void*)sum : NULL, &exponent)) {
           flagged = true;
           continue;
         }
+        if (sparse) continue;
         const REAL scale = SLIM_REAL_IS_FLOAT ? (REAL)1 : (REAL)slimPower2(exponent);
         SLIM_EACH(i, n)
         if (slimPlace(i) < nv) sum[i] += SLIM_REAL_IS_FLOAT ? (REAL)a.v[i] : (REAL)a.v[i] * scale;
@@ -639,7 +648,7 @@ SLIM_FN void SLIM_NAME(decodeUnits)(const slimTreeShape shape, const slimDecodeA
     slimSync();
     const bool lost =
         fault || !SLIM_NAME(sourceUnit)(shape, tree, &piece->layout, payload, at, nv, p->first + off, &draw,
-                                        known ? *known : 0, a.staging, a.sec, a.scratch, a.v, &exponent);
+                                        known ? *known : 0, a.staging, a.sec, a.scratch, a.v, NULL, &exponent);
     if (known) {
       slimSync();
       if (slimThread() == 0) *known = lost ? 0 : SLIM_NAME(widen)(slimWantedAt(&piece->layout, payload, at), exponent);

@@ -45,7 +45,7 @@ slimResult_t slimCudaReduce(const slimCudaQueue* queue, const slimReducePass* pa
 slimResult_t slimCudaDecode(const slimCudaQueue* queue, const slimDecodePass* pass, const slimSplit* split);
 slimResult_t slimCudaCancel(const slimCudaQueue* queue, const slimDecodePass* sent, const void* x, void* s);
 
-/* slimDenseEncode, slimDenseReduce (payloads at src + r·stride), slimFromReal, slimToReal, slimScaleReal. */
+/* slimDenseEncode, slimDenseReduce (payloads at src + r·stride), slimFromReal, slimScaleReal. */
 slimResult_t slimCudaDenseEncode(const slimCudaQueue* queue, const slimStamp* stamp, slimDataType_t type, const void* x,
                                  bool xIsReal, uint64_t n, uint64_t first, uint8_t* payload);
 slimResult_t slimCudaDenseReduce(const slimCudaQueue* queue, slimDataType_t type, uint64_t n, int ranks,

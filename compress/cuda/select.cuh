@@ -167,27 +167,6 @@ SLIM_FN void slimSelectNarrow(const slimSelectArgs* p) {
   SLIM_EACH(i, SLIM_SELECT_BINS) state->count[i] = 0;
 }
 
-/* The sum of the values of the threads before this one, and of all. */
-SLIM_FN uint32_t slimSumBefore(uint32_t mine, uint32_t* total) {
-  __shared__ uint32_t sum[32];
-  const uint32_t warp = slimThread() / 32, lane = slimThread() % 32;
-  uint32_t upTo = mine;
-  for (uint32_t d = 1; d < 32; d *= 2) {
-    const uint32_t other = __shfl_up_sync(0xffffffffu, upTo, d);
-    upTo += lane >= d ? other : 0;
-  }
-  slimSync();
-  if (lane == 31) sum[warp] = upTo;
-  slimSync();
-  uint32_t before = upTo - mine, all = 0;
-  for (uint32_t w = 0; w < slimThreads() / 32; w++) {
-    before += w < warp ? sum[w] : 0;
-    all += sum[w];
-  }
-  *total = all;
-  return before;
-}
-
 /* Each tile's keys above the k-th largest, and those equal to it. */
 SLIM_FN void slimSelectTally(const slimSelectArgs* p) {
   slimSelecting s = slimSelectingOf(p);

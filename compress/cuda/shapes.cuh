@@ -1,22 +1,33 @@
-/* What a unit goes through, as a constant: a codec by itself, or (in a thread block) any other tree. */
+/* What a unit goes through, as a constant: a codec by itself, or (in a thread block) a selector over one, or any tree.
+ */
 #ifndef SLIM_COMPRESS_CUDA_SHAPES_CUH_
 #define SLIM_COMPRESS_CUDA_SHAPES_CUH_
 
 /* X(name, blocks): of the largest size, that a multiprocessor's registers hold: as many as need no spill. */
-#define SLIM_LEAVES(X) \
-  X(fp32, 4) X(fp16, 4) X(bf16, 4) X(fp8, 4) X(sign, 4) X(onebit, 3) X(qsgd, 3) X(natural, 3) X(tnqsgd, 2)
+#define SLIM_LEAVES(X) X(fp8, 4) X(onebit, 3) X(qsgd, 3) X(natural, 3) X(tnqsgd, 2)
+/* Codecs that only warps have by themselves. */
+#define SLIM_CASTS(X) X(fp32) X(fp16) X(bf16) X(sign)
 /* Codecs that a warp takes below rotate as well. */
 #define SLIM_TURNED(X) X(onebit) X(qsgd)
 #define SLIM_SHAPE_(name, blocks) slimShape_##name,
+#define SLIM_CAST_SHAPE_(name) slimShape_##name,
 #define SLIM_TURNED_SHAPE_(name) slimShape_turned_##name,
-typedef enum { SLIM_LEAVES(SLIM_SHAPE_) SLIM_TURNED(SLIM_TURNED_SHAPE_) slimShape_tree } slimTreeShape;
+typedef enum {
+  SLIM_LEAVES(SLIM_SHAPE_) SLIM_CASTS(SLIM_CAST_SHAPE_) SLIM_TURNED(SLIM_TURNED_SHAPE_) slimShape_flat,
+  slimShape_tree
+} slimTreeShape;
 
 #ifdef SLIM_WARP
 #define SLIM_ENCODE_TREE(root, b, v, table) ((void)(table), false)
 #define SLIM_DECODE_TREE(root, b, table, out) (void)(table)
+#define SLIM_IS_SPARSE(shape, tree) false
 #else
-#define SLIM_ENCODE_TREE(root, b, v, table) slimEncodeTree(root, b, v, table)
-#define SLIM_DECODE_TREE(root, b, table, out) slimDecodeTree(root, b, table, out)
+#define SLIM_ENCODE_TREE(root, b, v, table) \
+  (shape == slimShape_flat ? slimEncodeFlat(root, b, v, table) : slimEncodeTree(root, b, v, table))
+#define SLIM_DECODE_TREE(root, b, table, out) \
+  (shape == slimShape_flat ? slimDecodeFlat(root, b, table, out, false) : slimDecodeTree(root, b, table, out))
+/* û is few values at their indices. */
+#define SLIM_IS_SPARSE(shape, tree) ((shape) == slimShape_flat && slimIsSelector(slimRoot(tree)))
 #endif
 
 /* A codec by itself has its sections at places that are known, and in shared memory for certain; others look them up.
@@ -33,6 +44,11 @@ SLIM_FN bool slimEncodeShape(const slimTreeShape shape, const slimTree* tree, co
     SLIM_LEAVES(SLIM_CASE)
 #undef SLIM_CASE
 #ifdef SLIM_WARP
+#define SLIM_CASE(name)  \
+  case slimShape_##name: \
+    return slimEncode_##name(root, b, v, sec);
+    SLIM_CASTS(SLIM_CASE)
+#undef SLIM_CASE
 #define SLIM_CASE(name)                                                                                \
   case slimShape_turned_##name: {                                                                      \
     float z[SLIM_SCRATCH];                                                                             \
@@ -57,6 +73,12 @@ SLIM_FN void slimDecodeSections(const slimTreeShape shape, const slimNode* root,
     SLIM_LEAVES(SLIM_CASE)
 #undef SLIM_CASE
 #ifdef SLIM_WARP
+#define SLIM_CASE(name)                   \
+  case slimShape_##name:                  \
+    slimDecode_##name(root, b, sec, out); \
+    break;
+    SLIM_CASTS(SLIM_CASE)
+#undef SLIM_CASE
 #define SLIM_CASE(name)                                    \
   case slimShape_turned_##name: {                          \
     float z[SLIM_SCRATCH];                                 \
@@ -77,10 +99,10 @@ SLIM_FN void slimDecodeShape(const slimTreeShape shape, const slimTree* tree, co
                              uint8_t* const* table, float* out) {
   uint8_t* const second = staging + slimRoundUp(tree->section[0].bytes, 16);
   uint8_t* const sec[3] = {staging, second, second + slimRoundUp(tree->section[1].bytes, 16)};
-  slimDecodeSections(shape, slimRoot(tree), b, shape == slimShape_tree ? table : sec, out);
+  slimDecodeSections(shape, slimRoot(tree), b, shape >= slimShape_flat ? table : sec, out);
 }
 SLIM_FN void slimStageShape(const slimTreeShape shape, const slimTree* tree, uint8_t* staging, uint8_t** table) {
-  if (shape == slimShape_tree) slimStageSections(tree, staging, table);
+  if (shape >= slimShape_flat) slimStageSections(tree, staging, table);
 }
 
 #endif

@@ -123,7 +123,13 @@ SLIM_FN bool slimEncodeFlat(const slimNode* node, const slimBlock* region, const
   }
   return ok;
 }
-SLIM_FN void slimDecodeFlat(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out) {
+SLIM_FN void slimAddSelected(const slimBlock* b, const slimSelected* s, float* out) {
+  slimSync();
+  SLIM_EACH(i, s->taken) out[s->index[i] & (b->size - 1)] += s->values[i];
+  slimSync();
+}
+/* adds: a selector's values are added to what out holds. */
+SLIM_FN void slimDecodeFlat(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out, bool adds) {
   const bool selects = slimIsSelector(node);
   const slimNode* leaf = selects ? slimInner(node, 0) : node;
   float* scratch = region->scratch;
@@ -135,7 +141,7 @@ SLIM_FN void slimDecodeFlat(const slimNode* node, const slimBlock* region, uint8
     slimSelected s = {NULL, NULL, NULL, 0, inner};
     float* values = out + at;
     if (selects) {
-      if (!slimDecodePresence(node, &b, part, values)) continue;
+      if (!slimDecodePresence(node, &b, part, adds ? scratch : values)) continue;
       s = slimSelectedOf(node, &b);
       slimTempSections(node, &s, temp);
       slimDecodeIndices(node, &b, &s, part);
@@ -145,7 +151,10 @@ SLIM_FN void slimDecodeFlat(const slimNode* node, const slimBlock* region, uint8
     }
     slimDecodeLeaf(leaf, &inner, selects ? temp : part, values);
     slimSync();
-    if (selects) slimScatter(&b, &s, out + at);
+    if (selects && adds)
+      slimAddSelected(&b, &s, out + at);
+    else if (selects)
+      slimScatter(&b, &s, out + at);
   }
 }
 
@@ -191,7 +200,11 @@ SLIM_FN void slimDecodeFlat(const slimNode* node, const slimBlock* region, uint8
       slimSync();                                                                                                     \
     }                                                                                                                 \
   }
-SLIM_TURN(Turned, Flat)
+SLIM_FN void slimDecodeAlone(const slimNode* node, const slimBlock* region, uint8_t* const* sec, float* out) {
+  slimDecodeFlat(node, region, sec, out, false);
+}
+#define slimEncodeAlone slimEncodeFlat
+SLIM_TURN(Turned, Alone)
 
 SLIM_FN bool slimEncodeTwice(const slimNode* node, const slimBlock* region, const float* v, uint8_t* const* sec) {
   const bool twice = node->op == slimOp_induced;

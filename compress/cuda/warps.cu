@@ -37,6 +37,8 @@ enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 3, SLIM_DECODE_BLOCKS = 5 };
   SLIM_WARP_KERNEL(reduceBlocks, reduce_##name, slimReduceArgs) { reduceUnitsF(slimShape_##name, &a, NULL); }       \
   SLIM_WARP_KERNEL(SLIM_DECODE_BLOCKS, decode_##name, slimDecodeArgs) { decodeUnitsF(slimShape_##name, &a, NULL); }
 #define SLIM_LEAF_KERNELS(name, blocks) SLIM_WARP_KERNELS_OF(name, SLIM_REDUCE_BLOCKS)
+#define SLIM_CAST_KERNELS(name) SLIM_WARP_KERNELS_OF(name, SLIM_REDUCE_BLOCKS)
 #define SLIM_TURNED_KERNELS(name) SLIM_WARP_KERNELS_OF(turned_##name, SLIM_REDUCE_BLOCKS - 1)
 SLIM_LEAVES(SLIM_LEAF_KERNELS)
+SLIM_CASTS(SLIM_CAST_KERNELS)
 SLIM_TURNED(SLIM_TURNED_KERNELS)
