@@ -135,13 +135,6 @@ const slimMover slimLinear = {
 
 /* The transport adds the values, in an order of its own. recv: a payload of every rank, as reduce knows it, with that
  * rank's header and flags; but the values of all stand in the first one, and zeros in the others. */
-static void laySummed(slimCall* call) {
-  const slimTensor* t = call->tensor;
-  const size_t bytes = slimUpBytes(call, slimSlicePiece(&t->cut, 0).n);
-  call->send = slimSendBuffers(call, bytes, 2);
-  call->recv = slimBuffersOf(slimIsReceiver(t) ? call->comm->ranks : 0, bytes, 2);
-}
-
 static slimResult_t sendSummed(slimCall* call, uint64_t k) {
   const slimTensor* t = call->tensor;
   slimComm* comm = call->comm;
@@ -181,7 +174,7 @@ static slimResult_t decodeSummed(slimCall* call, uint64_t k) {
   return slimReducePiece(call, &pass);
 }
 
-const slimMover slimLinearByTransport = {laySummed,
+const slimMover slimLinearByTransport = {slimLayGathered,
                                          {sendSummed, decodeSummed},
                                          slimLayDenseSum,
                                          {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

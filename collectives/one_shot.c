@@ -1,7 +1,7 @@
 /* Allreduce and reduce, one-shot: all-gather of whole slices, every rank decodes and adds all of them. No downlink. */
 #include "collectives/step.h"
 
-static void lay(slimCall* call) {
+void slimLayGathered(slimCall* call) {
   const slimTensor* t = call->tensor;
   const size_t up = slimUpBytes(call, slimSlicePiece(&t->cut, 0).n);
   call->send = slimSendBuffers(call, up, 2);
@@ -50,4 +50,4 @@ static slimResult_t reduce(slimCall* call, uint64_t k) {
 }
 
 const slimMover slimOneShot = {
-    lay, {send, reduce}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};
+    slimLayGathered, {send, reduce}, slimLayDenseSum, {slimDenseSumSend, slimDenseSumReduce, slimDenseSumReceive}};

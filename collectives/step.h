@@ -111,6 +111,8 @@ extern const slimMover slimReduceScatterMover, slimAllGatherMover, slimBroadcast
 /* Dense exchange of allreduce and reduce, whatever their algorithm: reduce-scatter and, where the mean is wanted
  * outside of its owner, all-gather. */
 void slimLayDenseSum(slimCall* call);
+/* A payload of the whole slice from every rank. */
+void slimLayGathered(slimCall* call);
 slimResult_t slimDenseSumSend(slimCall* call, uint64_t slice);
 slimResult_t slimDenseSumReduce(slimCall* call, uint64_t slice);
 slimResult_t slimDenseSumReceive(slimCall* call, uint64_t slice);
