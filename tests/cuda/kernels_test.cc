@@ -815,6 +815,17 @@ TEST(Pieces, ShareALaunch) {
   EXPECT_EQ(3u, (uint32_t)word) << "the slot";
 }
 
+// Its tiles are counted by one thread block, a tile a thread at a time; of equal keys the first ones win.
+TEST(Pieces, HaveMoreTilesThanAThreadBlockThreads) {
+  Case c;
+  c.up = "none(topk(k=5000,scope=chunk))";
+  c.down = "none(fp16)";
+  c.n = (SLIM_MAX_THREADS + 1) * SLIM_PIECE_STEP + 9;
+  c.input = Input::kConstant;
+  c.ranks = c.steps = 1;
+  if (!Sides(c).all()) ADD_FAILURE() << c;
+}
+
 TEST(Dense, MessagesAndArraysAreTheCpus) {
   for (Type t : {Type::kFp32, Type::kFp16, Type::kBf16, Type::kFp64}) {
     const slimDataType_t type = (slimDataType_t)t;
