@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress/cuda/driver.h"
 #include "plugin/preload/channel.h"
 #include "plugin/preload/log.h"
 #include "plugin/preload/session.h"
@@ -38,6 +39,7 @@ static struct {
   slimNccl nccl;
   slimEnvironment environment;
   slimPolicy* policy;   /* NULL: all calls stay plain */
+  bool driverless;      /* no driver that will do: the same */
   int jobRanks;         /* 0: unknown */
   int rank, ranks;      /* in the first communicator */
   pthread_mutex_t lock; /* of the lists, and of users */
@@ -237,6 +239,7 @@ static void measure(entry* const* entries, int n) {
 }
 
 static void made(const slimNcclMade* list, int n) {
+  if (job.driverless) return;
   entry** entries = calloc((size_t)n, sizeof(entry*));
   slimComm_t* comms = calloc((size_t)n, sizeof *comms);
   if (!entries || !comms) {
@@ -550,6 +553,8 @@ static void start(void) {
   job.jobRanks = launched();
   slimSessionOpen(&job.environment, &job.policy);
   slimSessionSayUnknown();
+  job.driverless = slimDriverOpen() != slimDriverReady;
+  if (job.driverless && job.policy) slimWarn("all calls stay plain: %s", slimGetLastError());
   slimSessionWatch(e);
   if (*e->stats) atexit(report);
   slimLog(slimLogInfo, slimLogInit, "SlimCCL %d.%d.%d before NCCL %d.%d.%d (%s): SLIM_COMPRESS=%s SLIM_POLICY=%s",

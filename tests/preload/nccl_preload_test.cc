@@ -559,6 +559,15 @@ TEST(NcclPreloadCreation, WithoutALauncherOnlyInitAll) {
   EXPECT_EQ(Count(threads.text, "neither WORLD_SIZE nor a launcher says how many ranks"), 1) << threads.text;
 }
 
+TEST(NcclPreloadCreation, ADriverThatIsTooOld) {
+  const Result r = Play({"SLIM_COMPRESS='qsgd(bits=4)' SIMGPU_VERSION=11080"}, 3,
+                        "init 0; init 1; buffers ab 1000 f32; fill ab random 1; allreduce ab = * sum; check t ab");
+  ASSERT_EQ(r.status, 0) << r.text;
+  EXPECT_EQ(r["ta.off"], 0);
+  EXPECT_EQ(Count(r.text, "WARN"), 1) << r.text;
+  EXPECT_EQ(Count(r.text, "all calls stay plain: the CUDA driver is too old: found CUDA 11.8"), 1) << r.text;
+}
+
 // Where NVLink joins all ranks NCCL is the faster one: plain, unless asked for.
 TEST(NcclPreloadCreation, WithinNvlink) {
   const std::string linked = "SLIM_COMPRESS='qsgd(bits=4)' SLIM_DEBUG=INFO SIMGPU_NVLINK=1 ";

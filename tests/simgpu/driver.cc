@@ -287,7 +287,8 @@ CUresult cuInit(unsigned int flags) {
 }
 CUresult cuDriverGetVersion(int* version) {
   CHECK(version, INVALID_VALUE);
-  *version = CUDA_VERSION;
+  const char* given = getenv("SIMGPU_VERSION");
+  *version = given ? atoi(given) : CUDA_VERSION;
   return CUDA_SUCCESS;
 }
 CUresult cuGetErrorName(CUresult error, const char** name) {
@@ -696,24 +697,17 @@ static void openPools(Context* c) {
   c->pool = c->newestPool = newPool(c->ordinal);
   put(c->pool, &ignored);
 }
-CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device) {
+static CUresult poolOf(CUmemoryPool* pool, CUdevice device, std::shared_ptr<Pool> Context::*which) {
   BEGIN;
   Context* c = contextOf(device);
   CHECK(pool, INVALID_VALUE);
   CHECK(c, INVALID_DEVICE);
   openPools(c);
-  *pool = reinterpret_cast<CUmemoryPool>(c->pool.get());
+  *pool = reinterpret_cast<CUmemoryPool>((c->*which).get());
   return CUDA_SUCCESS;
 }
-CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice device) {
-  BEGIN;
-  Context* c = contextOf(device);
-  CHECK(pool, INVALID_VALUE);
-  CHECK(c, INVALID_DEVICE);
-  openPools(c);
-  *pool = reinterpret_cast<CUmemoryPool>(c->newestPool.get());
-  return CUDA_SUCCESS;
-}
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device) { return poolOf(pool, device, &Context::pool); }
+CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice device) { return poolOf(pool, device, &Context::newestPool); }
 CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool h) {
   BEGIN;
   Context* c = contextOf(device);
@@ -806,20 +800,19 @@ CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool h, CUmemLocat
                                                                            : CU_MEM_ACCESS_FLAGS_PROT_NONE;
   return CUDA_SUCCESS;
 }
-CUresult cuMemAllocFromPoolAsync(CUdeviceptr* p, size_t bytes, CUmemoryPool h, CUstream stream) {
-  BEGIN_STREAM(stream);
-  auto pool = get<Pool>(h);
+static CUresult allocateFrom(std::shared_ptr<Pool> pool, const Stream* s, CUdeviceptr* p, size_t bytes) {
   CHECK(p && pool, INVALID_VALUE);
   if (s->capture) return unserved("memory that a graph allocates or frees");
   return allocate(pool->device, bytes, p, pool);
 }
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr* p, size_t bytes, CUmemoryPool h, CUstream stream) {
+  BEGIN_STREAM(stream);
+  return allocateFrom(get<Pool>(h), s, p, bytes);
+}
 CUresult cuMemAllocAsync(CUdeviceptr* p, size_t bytes, CUstream h) {
   BEGIN_STREAM(h);
-  CHECK(p, INVALID_VALUE);
-  if (s->capture) return unserved("memory that a graph allocates or frees");
   openPools(s->context);
-  const std::shared_ptr<Pool> pool = s->context->newestPool;
-  return allocate(pool->device, bytes, p, pool);
+  return allocateFrom(s->context->newestPool, s, p, bytes);
 }
 CUresult cuMemFreeAsync(CUdeviceptr p, CUstream h) {
   BEGIN_STREAM(h);
