@@ -74,8 +74,8 @@ const ErrorText kErrors[] = {
  * ---------------------------------------------------------------------------------------------------------- */
 
 /* Kept to the end, here and in the other libraries: a program's static objects are destroyed after its thread's. */
-thread_local auto& contexts = *new std::vector<Context*>; /* the last is current */
-thread_local auto& threadStreams = *new std::map<Context*, StreamPtr>;
+thread_local auto& contexts = simgpuKept(new std::vector<Context*>); /* the last is current */
+thread_local auto& threadStreams = simgpuKept(new std::map<Context*, StreamPtr>);
 thread_local bool perThread; /* what stream 0 is in this call */
 
 Context* current() { return contexts.empty() ? nullptr : contexts.back(); }

@@ -319,7 +319,7 @@ struct Group {
   std::vector<Op> ops;
   std::vector<Job> jobs;
 };
-thread_local Group& group = *new Group;
+thread_local Group& group = simgpuKept(new Group);
 
 ncclResult_t launch(std::vector<Op> ops);
 
@@ -932,7 +932,7 @@ API(const char*, ncclGetErrorString, ncclResult_t result) {
   }
 }
 API(const char*, ncclGetLastError, ncclComm_t) {
-  static thread_local auto& text = *new std::string;
+  static thread_local auto& text = simgpuKept(new std::string);
   std::lock_guard<std::mutex> guard(lastLock);
   text = lastText;
   return text.c_str();

@@ -132,7 +132,7 @@ struct Configuration {
   size_t shared;
   cudaStream_t stream;
 };
-thread_local auto& configurations = *new std::vector<Configuration>;
+thread_local auto& configurations = simgpuKept(new std::vector<Configuration>);
 
 }  // namespace
 

@@ -28,7 +28,17 @@ CUresult simgpuSettle(CUstream stream);
 /* The stream's device; -1 if there is no such stream. */
 int simgpuDeviceOf(CUstream stream);
 
+/* Of the address sanitizer, if the program has it. */
+void __lsan_ignore_object(const void* p) __attribute__((weak));
+
 #ifdef __cplusplus
+}
+
+/* What a thread keeps to the end of the process, though the thread may end before: no leak. */
+template <typename T>
+T& simgpuKept(T* p) {
+  if (__lsan_ignore_object) __lsan_ignore_object(p);
+  return *p;
 }
 #endif
 #endif
