@@ -23,7 +23,7 @@ static void say(const char* name, double value) {
 
 /* A gradient that every rank can compute for every rank. */
 static float gradient(int r, int bucket, int step, int i) {
-  uint32_t h = (uint32_t)(r * 73856093) ^ (uint32_t)(bucket * 19349663) ^ (uint32_t)(i * 83492791);
+  uint32_t h = (uint32_t)r * 73856093u ^ (uint32_t)bucket * 19349663u ^ (uint32_t)i * 83492791u;
   h = (h ^ h >> 15) * 2246822519u;
   h = (h ^ h >> 13) * 3266489917u;
   return (float)(h >> 8) / 8388608.0f - 1 + (float)(step % 3) * 0.1f;
