@@ -63,14 +63,14 @@ SLIM_FN slimNormal slimNormalise(uint32_t maxBits) {
 
 /* ---- What a thread block shares on the other target; here one thread does it all ------------------------------ */
 
-#define SLIM_EACH(i, n) for (uint32_t i = 0; i < (n); i++)
-#define SLIM_EACH_FROM(i, from, n) for (uint32_t i = (from); i < (n); i++)
+#define SLIM_EACH(i, n) for (size_t i = 0; i < (n); i++)
+#define SLIM_EACH_FROM(i, from, n) for (size_t i = (from); i < (n); i++)
 #define SLIM_BIT_OF(i) ((i) % 32)
 #define SLIM_FIRST_WORD(first) ((first) % 128 / 32)
-#define SLIM_EACH_VECTOR(i, n) for (uint32_t i = 0; i < (n); i += SLIM_LANES)
+#define SLIM_EACH_VECTOR(i, n) for (size_t i = 0; i < (n); i += SLIM_LANES)
 /* The elements i + j, by words of 32 signs. */
-#define SLIM_EACH_WORD(i, n) for (uint32_t i = 0; i < (n); i += 32)
-#define SLIM_EACH_LANES(j) for (uint32_t j = 0; j < 32; j += SLIM_LANES)
+#define SLIM_EACH_WORD(i, n) for (size_t i = 0; i < (n); i += 32)
+#define SLIM_EACH_LANES(j) for (size_t j = 0; j < 32; j += SLIM_LANES)
 static inline void slimSync(void) {}
 static inline uint32_t slimLog2(uint32_t powerOfTwo) { return (uint32_t)__builtin_ctz(powerOfTwo); }
 static inline uint32_t slimMostOfAll(uint32_t mine) { return mine; }
@@ -80,17 +80,17 @@ static inline void slimZero(void* to, uint32_t bytes) { memset(to, 0, bytes); }
 static inline uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
   SLIM_ASSUME_BLOCK(n);
   uint32_t m = 0;
-  for (uint32_t i = 0; i < n; i++) {
+  for (size_t i = 0; i < n; i++) {
     uint32_t b = slimBits(v[i]) & 0x7fffffffu;
     m = b > m ? b : m;
   }
   return m;
 }
 
-#define SLIM_INTEGER_SUM(result, size, i, expr)               \
-  do {                                                        \
-    (result) = 0;                                             \
-    for (uint32_t i = 0; i < (size); i++) (result) += (expr); \
+#define SLIM_INTEGER_SUM(result, size, i, expr)             \
+  do {                                                      \
+    (result) = 0;                                           \
+    for (size_t i = 0; i < (size); i++) (result) += (expr); \
   } while (0)
 
 #define SLIM_ALWAYS static inline __attribute__((always_inline))
@@ -109,76 +109,105 @@ SLIM_ALWAYS float slimTreeFold(slimVector* a) {
   return slimSumOf16(a);
 }
 /* The tree over size elements: expr is a slimVector at elements i … i + SLIM_LANES − 1. */
-#define SLIM_TREE_SUM(result, size, i, expr)                                                        \
-  do {                                                                                              \
-    slimVector slimA_[SLIM_COLUMNS];                                                                \
-    slimTreeStart(slimA_);                                                                          \
-    if ((size) >= 128) {                                                                            \
-      for (uint32_t slimR_ = 0; slimR_ < (size); slimR_ += 128) {                                   \
-        SLIM_UNROLLED for (uint32_t slimC_ = 0; slimC_ < SLIM_COLUMNS; slimC_++) {                  \
-          const uint32_t i = slimR_ + SLIM_LANES * slimC_;                                          \
-          slimA_[slimC_] += (expr);                                                                 \
-        }                                                                                           \
-      }                                                                                             \
-    } else {                                                                                        \
-      SLIM_UNROLLED for (uint32_t i = 0; i < 64; i += SLIM_LANES) slimA_[i / SLIM_LANES] += (expr); \
-    }                                                                                               \
-    (result) = slimTreeFold(slimA_);                                                                \
+#define SLIM_TREE_SUM(result, size, i, expr)                                                      \
+  do {                                                                                            \
+    slimVector slimA_[SLIM_COLUMNS];                                                              \
+    slimTreeStart(slimA_);                                                                        \
+    if ((size) >= 128) {                                                                          \
+      for (size_t slimR_ = 0; slimR_ < (size); slimR_ += 128) {                                   \
+        SLIM_UNROLLED for (size_t slimC_ = 0; slimC_ < SLIM_COLUMNS; slimC_++) {                  \
+          const size_t i = slimR_ + SLIM_LANES * slimC_;                                          \
+          slimA_[slimC_] += (expr);                                                               \
+        }                                                                                         \
+      }                                                                                           \
+    } else {                                                                                      \
+      SLIM_UNROLLED for (size_t i = 0; i < 64; i += SLIM_LANES) slimA_[i / SLIM_LANES] += (expr); \
+    }                                                                                             \
+    (result) = slimTreeFold(slimA_);                                                              \
   } while (0)
 
 /* ---- Draws ---------------------------------------------------------------------------------------------------- */
 
-/* Philox4x32-7 of `together` vectors of counters from `at`, a constant: several hide the multiplier's latency. A 64-bit
- * lane holds one counter's word in its low half; what stands above never reaches it. */
-SLIM_ALWAYS void slimPhiloxVectors(uint32_t* restrict words, slimWideVector at, const uint32_t together,
-                                   const uint32_t counter[3], const uint32_t key[2]) {
-  enum { lanes = SLIM_LANES / 2 };
-  const slimWideVector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, low = zero + 0xffffffffu;
-  slimWideVector x0[4], x1[4], x2[4], x3[4];
-  for (uint32_t t = 0; t < together; t++, at += lanes) {
-    x0[t] = at;
-    x1[t] = zero + counter[0];
-    x2[t] = zero + counter[1];
-    x3[t] = zero + counter[2];
+/* Philox4x32-7 of counters that share all but their first word. Its first rounds keep what they share: the scalars
+ * here, in place of keys where `mixed`. */
+typedef struct {
+  uint32_t mixed[4], key[5][2];
+} slimPhiloxKeys;
+static inline slimPhiloxKeys slimPhiloxKeysOf(const uint32_t counter[3], const uint32_t key[2]) {
+  enum { step0 = 0x9E3779B9u, step1 = 0xBB67AE85u };
+  slimPhiloxKeys k;
+  const uint64_t b = (uint64_t)counter[1] * 0xCD9E8D57u;
+  const uint64_t a = (uint64_t)((uint32_t)(b >> 32) ^ counter[0] ^ key[0]) * 0xD2511F53u;
+  k.mixed[0] = counter[2] ^ key[1];
+  k.mixed[1] = (uint32_t)b ^ (key[0] + step0);
+  k.mixed[2] = (uint32_t)(a >> 32) ^ (key[1] + step1);
+  k.mixed[3] = (uint32_t)a ^ (key[1] + 2 * step1);
+  for (uint32_t i = 0; i < 5; i++) {
+    k.key[i][0] = key[0] + (i + 2) * step0;
+    k.key[i][1] = key[1] + (i + 2) * step1;
   }
-  uint32_t k0 = key[0], k1 = key[1];
-#pragma GCC unroll 7
-  for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+  return k;
+}
+/* `together` vectors of counters from `at`, a constant: several hide the multiplier's latency. A 64-bit lane holds one
+ * counter's word in its low half; what stands above never reaches it. */
+SLIM_ALWAYS void slimPhiloxVectors(uint32_t* restrict words, slimWideVector at, const uint32_t together,
+                                   const slimPhiloxKeys* k) {
+  enum { lanes = SLIM_LANES / 2 };
+  const slimWideVector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u;
+  slimWideVector x0[4], x1[4], x2[4], x3[4];
+#pragma GCC unroll 4
+  for (uint32_t t = 0; t < together; t++, at += lanes) {
+    x3[t] = slimMulLow(at, m0);
+    x1[t] = slimMulLow(x3[t] >> 32 ^ (zero + k->mixed[0]), m1);
+    x0[t] = x1[t] >> 32 ^ (zero + k->mixed[1]);
+    x2[t] = x3[t] ^ (zero + k->mixed[2]);
+  }
+#pragma GCC unroll 5
+  for (int round = 0; round < 5; round++)
 #pragma GCC unroll 4
     for (uint32_t t = 0; t < together; t++) {
       const slimWideVector a = slimMulLow(x0[t], m0), b = slimMulLow(x2[t], m1);
-      x0[t] = b >> 32 ^ x1[t] ^ (zero + k0);
+      x0[t] = b >> 32 ^ x1[t] ^ (zero + k->key[round][0]);
       x1[t] = b;
-      x2[t] = a >> 32 ^ x3[t] ^ (zero + k1);
+      x2[t] = round ? a >> 32 ^ x3[t] ^ (zero + k->key[round][1]) : a >> 32 ^ (zero + k->mixed[3]);
       x3[t] = a;
     }
 #pragma GCC unroll 4
   for (uint32_t t = 0; t < together; t++, words += 4 * lanes) {
-    const slimWideVector w01 = (x0[t] & low) | x1[t] << 32, w23 = (x2[t] & low) | x3[t] << 32;
+    const slimWideVector w01 = slimLowHalves(x0[t], x1[t]), w23 = slimLowHalves(x2[t], x3[t]);
     *(slimWideVector*)words = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_EVEN_LANES);
     *(slimWideVector*)(words + 2 * lanes) = __builtin_shuffle(w01, w23, (slimWideVector)SLIM_ODD_LANES);
   }
 }
-/* Counters c0, c0 + 1, …: 4·n words, in order. n is a multiple of 16. */
-static inline void slimPhilox(uint32_t* restrict words, uint32_t c0, uint32_t n, const uint32_t counter[3],
-                              const uint32_t key[2]) {
-  enum { lanes = SLIM_LANES / 2 };
-  slimWideVector at; /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
-  for (uint32_t j = 0; j < lanes; j++) at[j] = c0 + (j & 1) * (lanes / 2) + j / 2;
-  uint32_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes, at += 4 * lanes) slimPhiloxVectors(words + 4 * i, at, 4, counter, key);
-  if (i < n) slimPhiloxVectors(words + 4 * i, at, 2, counter, key);
-}
-
-/* Words of `kind` for elements first … : perWord elements share 32 bits (1, 2 or 32). out holds size/perWord words,
- * rounded up to 64. */
-static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
-                                 uint32_t size, uint32_t perWord, uint32_t* out) {
+/* Draws of one purpose, from some element on; elements share words by perWord (1, 2 or 32). */
+typedef struct {
+  slimPhiloxKeys keys;
+  uint32_t counter;
+} slimDraws;
+static inline slimDraws slimDrawsOf(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
+                                    uint32_t perWord) {
   const uint32_t rank = shared ? SLIM_RANK_SHARED : draw->rank;
   const uint32_t purpose = kind + 8 * branch + 64 * (shared ? 0 : draw->direction);
   const uint32_t counter[3] = {draw->slot, draw->step, rank | purpose << 24};
-  uint32_t n = (size / perWord + 3) / 4;
-  slimPhilox(out, (uint32_t)(first / perWord / 4), (n + 15) & ~15u, counter, draw->key);
+  return (slimDraws){slimPhiloxKeysOf(counter, draw->key), (uint32_t)(first / perWord / 4)};
+}
+/* Words of `counters` counters, a constant multiple of 16, from the at-th on. A loop that makes what it needs as it
+ * goes keeps multipliers and the rest busy at once. */
+SLIM_ALWAYS void slimDrawSome(const slimDraws* draws, uint32_t at, const uint32_t counters, uint32_t* restrict words) {
+  enum { lanes = SLIM_LANES / 2 };
+  /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
+  const slimWideVector lane = SLIM_COUNTER_LANES;
+  SLIM_UNROLLED for (uint32_t i = 0; i < counters; i += 4 * lanes) slimPhiloxVectors(
+      words + 4 * i, lane + (draws->counter + at + i), counters - i < 4 * lanes ? 2 : 4, &draws->keys);
+}
+/* Words of `kind` for elements first … . out holds size/perWord words, rounded up to 64. */
+static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
+                                 uint32_t size, uint32_t perWord, uint32_t* restrict out) {
+  const slimDraws draws = slimDrawsOf(draw, kind, branch, shared, first, perWord);
+  const uint32_t words = size / perWord;
+  uint32_t i = 0;
+  for (; i + 128 <= words; i += 128) slimDrawSome(&draws, i / 4, 32, out + i);
+  for (; i < words; i += 64) slimDrawSome(&draws, i / 4, 16, out + i);
 }
 
 /* The 32-bit draw of one element. */
@@ -194,7 +223,7 @@ static inline uint32_t slimDrawWord(const slimDraw* draw, uint32_t kind, uint32_
 /* Eight codes in a 64-bit word at a time, for widths that no byte is a multiple of; bits is a constant. Whole words are
  * moved, which overlap; the last two groups go byte by byte, to stay inside. */
 SLIM_ALWAYS void slimPackOdd(uint8_t* restrict out, const uint8_t* restrict codes, uint32_t n, const uint32_t bits) {
-  for (uint32_t i = 0; i < n / 8; i++) {
+  for (size_t i = 0; i < n / 8; i++) {
     uint64_t x;
     memcpy(&x, codes + 8 * i, 8);
     x = (x & 0x00ff00ff00ff00ffu) | (x & 0xff00ff00ff00ff00u) >> (8 - bits);
@@ -208,7 +237,7 @@ SLIM_ALWAYS void slimPackOdd(uint8_t* restrict out, const uint8_t* restrict code
 }
 SLIM_ALWAYS void slimUnpackOdd(uint8_t* restrict codes, const uint8_t* restrict in, uint32_t n, const uint32_t bits) {
   const uint64_t one = (1ull << bits) - 1, two = (1ull << 2 * bits) - 1, four = (1ull << 4 * bits) - 1;
-  for (uint32_t i = 0; i < n / 8; i++) {
+  for (size_t i = 0; i < n / 8; i++) {
     uint64_t x = 0;
     if (i + 2 < n / 8)
       memcpy(&x, in + bits * i, 8);
@@ -229,10 +258,10 @@ static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes
       memcpy(out, codes, n);
       return;
     case 4:
-      for (uint32_t i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
+      for (size_t i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
       return;
     case 2:
-      for (uint32_t i = 0; i < n / 8; i++) {
+      for (size_t i = 0; i < n / 8; i++) {
         uint64_t x;
         memcpy(&x, codes + 8 * i, 8);
         x = (x | x >> 6) & 0x000f000f000f000fu;
@@ -242,7 +271,7 @@ static inline void slimPack(uint8_t* restrict out, const uint8_t* restrict codes
       }
       return;
     case 1:
-      for (uint32_t i = 0; i < n / 8; i++) {
+      for (size_t i = 0; i < n / 8; i++) {
         uint64_t x;
         memcpy(&x, codes + 8 * i, 8);
         out[i] = (uint8_t)((x * 0x0102040810204080u) >> 56);
@@ -269,13 +298,13 @@ static inline void slimUnpack(uint8_t* restrict codes, const uint8_t* restrict i
       memcpy(codes, in, n);
       return;
     case 4:
-      for (uint32_t i = 0; i < n / 2; i++) {
+      for (size_t i = 0; i < n / 2; i++) {
         codes[2 * i] = in[i] & 15;
         codes[2 * i + 1] = in[i] >> 4;
       }
       return;
     case 2:
-      for (uint32_t i = 0; i < n / 4; i++) {
+      for (size_t i = 0; i < n / 4; i++) {
         codes[4 * i] = in[i] & 3;
         codes[4 * i + 1] = in[i] >> 2 & 3;
         codes[4 * i + 2] = in[i] >> 4 & 3;
@@ -283,7 +312,7 @@ static inline void slimUnpack(uint8_t* restrict codes, const uint8_t* restrict i
       }
       return;
     case 1:
-      for (uint32_t i = 0; i < n / 8; i++) {
+      for (size_t i = 0; i < n / 8; i++) {
         uint64_t x = ((uint64_t)in[i] * 0x8040201008040201u >> 7) & 0x0101010101010101u;
         x = __builtin_bswap64(x);
         memcpy(codes + 8 * i, &x, 8);
@@ -325,14 +354,14 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
 }
 
 /* Bit i of a stream: the i-th value is below zero. */
-#define SLIM_PACK_SIGNS(out, n, i, expr)                                         \
-  for (uint32_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {                        \
-    uint32_t slimBits_ = 0;                                                      \
-    SLIM_UNROLLED for (uint32_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
-      const uint32_t i = slimW_ + slimJ_;                                        \
-      slimBits_ |= slimBelowZero(expr) << slimJ_;                                \
-    }                                                                            \
-    memcpy((out) + slimW_ / 8, &slimBits_, 4);                                   \
+#define SLIM_PACK_SIGNS(out, n, i, expr)                                       \
+  for (size_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {                        \
+    uint32_t slimBits_ = 0;                                                    \
+    SLIM_UNROLLED for (size_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
+      const size_t i = slimW_ + slimJ_;                                        \
+      slimBits_ |= slimBelowZero(expr) << slimJ_;                              \
+    }                                                                          \
+    memcpy((out) + slimW_ / 8, &slimBits_, 4);                                 \
   }
 
 static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }

@@ -131,7 +131,7 @@ typedef struct {
 } slimStamp;
 
 typedef struct {
-  double xx, uu, error, ss; /* Σx², Σu², Σ(u−û)², Σs² over every 8th unit */
+  double xx, uu, error, ss; /* Σx², Σu², Σ(u−û)², Σs² over every 16th unit */
   uint64_t flagged;         /* units */
 } slimPassStats;
 

@@ -122,11 +122,12 @@ static inline slimVector slimHalfFloats(slimHalfVector h) {
   return x;
 #endif
 }
-static inline slimVector slimE5m2At(const void* codes, uint32_t i) {
+static inline slimVector slimE5m2At(const void* codes, size_t i) {
   return slimHalfFloats(slimSignedBytesAt(codes, i) << 8);
 }
-static inline slimVector slimE4m3At(const void* codes, uint32_t i) {
-  return slimHalfFloats((slimSignedBytesAt(codes, i) << 7) & (int16_t)0xbf80) * 0x1p8f;
+/* e4m3 divided by 2^8, which are fp16's exponents. */
+static inline slimVector slimE4m3At(const void* codes, size_t i) {
+  return slimHalfFloats((slimSignedBytesAt(codes, i) << 7) & (int16_t)0xbf80);
 }
 #endif
 

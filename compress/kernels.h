@@ -16,7 +16,7 @@ enum { SLIM_PIECE_STEP = 4096 };
 /* Bytes between what a pass works on and what it prefetches. */
 enum { SLIM_AHEAD = 8192, SLIM_AHEAD_OF_TWO = 4096 };
 /* Statistics of errors and state come from every so many units. */
-enum { SLIM_SAMPLE = 8 };
+enum { SLIM_SAMPLE = 16 };
 
 /* Statistics of a piece (stats=tensor, stats=previous): what its codes use, and what its units add, unless NULL. */
 typedef struct {

@@ -3,6 +3,7 @@
 #ifndef SLIM_COMPRESS_VECTOR_H_
 #define SLIM_COMPRESS_VECTOR_H_
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -17,6 +18,8 @@
   { a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p }
 #define SLIM_EVEN_LANES \
   { 0, 8, 2, 10, 4, 12, 6, 14 }
+#define SLIM_COUNTER_LANES \
+  { 0, 4, 1, 5, 2, 6, 3, 7 }
 #define SLIM_ODD_LANES \
   { 1, 9, 3, 11, 5, 13, 7, 15 }
 #elif defined(__AVX2__)
@@ -25,6 +28,8 @@
   { a, b, c, d, e, f, g, h }
 #define SLIM_EVEN_LANES \
   { 0, 4, 2, 6 }
+#define SLIM_COUNTER_LANES \
+  { 0, 2, 1, 3 }
 #define SLIM_ODD_LANES \
   { 1, 5, 3, 7 }
 #else
@@ -33,6 +38,8 @@
   { a, b, c, d }
 #define SLIM_EVEN_LANES \
   { 0, 2 }
+#define SLIM_COUNTER_LANES \
+  { 0, 1 }
 #define SLIM_ODD_LANES \
   { 1, 3 }
 #endif
@@ -43,8 +50,8 @@ typedef int32_t slimSignedVector __attribute__((vector_size(4 * SLIM_LANES), ali
 typedef int16_t slimHalfVector __attribute__((vector_size(2 * SLIM_LANES), aligned(2), may_alias));
 typedef uint64_t slimWideVector __attribute__((vector_size(4 * SLIM_LANES), aligned(4), may_alias));
 
-static inline slimVector slimLoad(const float* v, uint32_t i) { return *(const slimVector*)(v + i); }
-static inline void slimStore(float* v, uint32_t i, slimVector x) { *(slimVector*)(v + i) = x; }
+static inline slimVector slimLoad(const float* v, size_t i) { return *(const slimVector*)(v + i); }
+static inline void slimStore(float* v, size_t i, slimVector x) { *(slimVector*)(v + i) = x; }
 static inline slimVector slimAbs(slimVector x) { return (slimVector)((slimBitsVector)x & 0x7fffffffu); }
 
 static inline slimVector slimAsVector(slimBitsVector x) { return (slimVector)x; }
@@ -85,6 +92,16 @@ static inline slimWideVector slimMulLow(slimWideVector a, slimWideVector b) {
   return (slimWideVector)_mm_mul_epu32((__m128i)a, (__m128i)b);
 #else
   return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+/* The low halves of 64-bit lanes: a's below b's. */
+static inline slimWideVector slimLowHalves(slimWideVector a, slimWideVector b) {
+#if defined(__AVX512F__)
+  return (slimWideVector)_mm512_mask_shuffle_epi32((__m512i)a, 0xaaaa, (__m512i)b, _MM_PERM_CCAA);
+#elif defined(__AVX2__)
+  return (slimWideVector)_mm256_blend_epi32((__m256i)a, _mm256_slli_epi64((__m256i)b, 32), 0xaa);
+#else
+  return (a & 0xffffffffu) | b << 32;
 #endif
 }
 /* The tree over the 16 lanes of 16/SLIM_LANES vectors. */
@@ -130,7 +147,7 @@ static inline uint32_t slimLargest(slimBitsVector x) {
 /* Bit j: lane j is below zero. */
 static inline uint32_t slimBelowZero(slimVector x) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_LT_OQ);
+  return _mm512_cmp_ps_mask(_mm512_setzero_ps(), (__m512)x, _CMP_GT_OQ);
 #elif defined(__AVX2__)
   return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_setzero_ps(), _CMP_LT_OQ));
 #elif defined(__SSE2__)
@@ -160,18 +177,18 @@ static inline uint32_t slimAtLeast(const int32_t* keys, int32_t t) {
 }
 
 /* Sign bits of lanes j … of 32, from their bit stream. j is a constant multiple of SLIM_LANES. */
-static inline slimBitsVector slimSignsOf(uint32_t stream, uint32_t j) {
+static inline slimBitsVector slimSignsOf(uint32_t stream, size_t j) {
   const slimBitsVector lane = SLIM_LIST16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
-  return ((slimBitsVector){0} + stream) << (lane - j) & 0x80000000u;
+  return ((slimBitsVector){0} + stream) << (lane - (uint32_t)j) & 0x80000000u;
 }
-static inline uint32_t slimStreamAt(const void* stream, uint32_t i) {
+static inline uint32_t slimStreamAt(const void* stream, size_t i) {
   uint32_t w;
   memcpy(&w, (const uint8_t*)stream + i / 32 * 4, 4);
   return w;
 }
 
 /* Bytes or 16-bit words i … as integers. (gcc 12 builds these conversions byte by byte.) */
-static inline slimSignedVector slimBytesAt(const void* codes, uint32_t i) {
+static inline slimSignedVector slimBytesAt(const void* codes, size_t i) {
   const uint8_t* c = (const uint8_t*)codes + i;
 #if defined(__AVX512F__)
   return (slimSignedVector)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(const void*)c));
@@ -181,7 +198,7 @@ static inline slimSignedVector slimBytesAt(const void* codes, uint32_t i) {
   return (slimSignedVector){c[0], c[1], c[2], c[3]};
 #endif
 }
-static inline slimSignedVector slimHalvesAt(const void* codes, uint32_t i) {
+static inline slimSignedVector slimHalvesAt(const void* codes, size_t i) {
   const uint16_t* c = (const uint16_t*)codes + i;
 #if defined(__AVX512F__)
   return (slimSignedVector)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)c));
@@ -219,7 +236,7 @@ static inline __attribute__((always_inline)) slimVector slimLookUp(const float* 
 }
 #endif
 /* 4- and 2-bit codes i …, i a multiple of SLIM_LANES, in the lowest bits of lanes; other codes may stand above. */
-static inline slimSignedVector slimNibblesAt(const void* codes, uint32_t i) {
+static inline slimSignedVector slimNibblesAt(const void* codes, size_t i) {
   const uint8_t* c = (const uint8_t*)codes + i / 2;
 #if defined(__AVX512F__)
   const slimWideVector pairs = (slimWideVector)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(const void*)c));
@@ -231,14 +248,14 @@ static inline slimSignedVector slimNibblesAt(const void* codes, uint32_t i) {
   return (slimSignedVector)(((slimBitsVector){0} + w) >> shift);
 #endif
 }
-static inline slimSignedVector slimPairsAt(const void* codes, uint32_t i) {
+static inline slimSignedVector slimPairsAt(const void* codes, size_t i) {
   uint32_t w = 0;
   memcpy(&w, (const uint8_t*)codes + i / 4, SLIM_LANES / 4);
   const slimBitsVector shift = SLIM_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return (slimSignedVector)(((slimBitsVector){0} + w) >> shift);
 }
 /* Signed bytes i … as 16-bit lanes. */
-static inline slimHalfVector slimSignedBytesAt(const void* codes, uint32_t i) {
+static inline slimHalfVector slimSignedBytesAt(const void* codes, size_t i) {
   const int8_t* c = (const int8_t*)codes + i;
 #if defined(__AVX512F__)
   return (slimHalfVector)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(const void*)c));

@@ -146,8 +146,8 @@ typedef struct {
   uint64_t plainBytes;   /* bytes a plain ring collective of the same tensors sends: allreduce 2(N-1)/N·n·size */
   uint64_t stateBytes;   /* feedback memory of this rank, now, without the payloads kept for slimTensorCancelStep */
   uint64_t flaggedUnits; /* units with NaN, Inf or overflow that this rank encoded, all calls */
-  double relativeError;  /* ‖u − û‖ / ‖u‖ of this rank's uplink, from every 8th unit */
-  double stateRatio;     /* ‖s‖ / ‖x‖ after the last call, from every 8th unit; 0 without uplink state */
+  double relativeError;  /* ‖u − û‖ / ‖u‖ of this rank's uplink, from every 16th unit */
+  double stateRatio;     /* ‖s‖ / ‖x‖ after the last call, from every 16th unit; 0 without uplink state */
   double encodeSeconds, exchangeSeconds, reduceSeconds, decodeSeconds; /* all calls */
 } slimTensorStats_t;
 SLIM_API slimResult_t slimTensorGetStats(slimTensor_t tensor, slimTensorStats_t* stats);

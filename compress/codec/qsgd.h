@@ -156,12 +156,12 @@ SLIM_ALWAYS void slimQsgdBytes(uint8_t* codes, const float* v, uint32_t size, fl
 #ifdef __BMI2__
 /* Stochastic ternary codes of 32 elements from i: with one level, slimQsgdLevel is a ≥ 1 or y < a. fit: w·q is added to
  * columns wq. How many are not zero. */
-SLIM_ALWAYS uint32_t slimTernary32(uint8_t* restrict out, const float* restrict v, uint32_t i, float p, float r,
+SLIM_ALWAYS uint32_t slimTernary32(uint8_t* restrict out, const float* restrict v, float p, float r,
                                    const uint32_t* draws, const bool fit, slimVector* wq) {
   const uint64_t even = 0x5555555555555555u;
   uint32_t some = 0, below = 0;
   SLIM_UNROLLED for (uint32_t j = 0; j < 32 / SLIM_LANES; j++) {
-    const uint32_t at = i + j * SLIM_LANES;
+    const size_t at = j * SLIM_LANES;
     const slimVector w = slimLoad(v, at) * p, size = slimAbs(w), a = size * r;
     const slimVector y = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, at), slimAllBits(0x3f7fffff));
     some |= slimBelow(y, a) << j * SLIM_LANES;
@@ -169,23 +169,23 @@ SLIM_ALWAYS uint32_t slimTernary32(uint8_t* restrict out, const float* restrict 
     if (fit) wq[j] += (slimVector)((slimSignedVector)size & (y < a));
   }
   const uint64_t codes = _pdep_u64(~some, even) | _pdep_u64(some & ~below, even << 1);
-  memcpy(out + i / 4, &codes, 8);
+  memcpy(out, &codes, 8);
   return (uint32_t)__builtin_popcount(some);
 }
 /* A block of them. fit: wk = tree(w·q), kk = tree(q·q). */
 SLIM_ALWAYS void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
-                                  const uint32_t* draws, const bool fit, float* wk, float* kk) {
+                                  const slimDraws* draws, const bool fit, float* wk, float* kk) {
   enum { each = 32 / SLIM_LANES };
   slimVector wq[SLIM_COLUMNS];
-  uint32_t count = 0;
+  uint32_t count = 0, words[128];
   SLIM_ASSUME_BLOCK(size);
   slimTreeStart(wq);
-  for (uint32_t i = 0; i < size; i += 128) {
-    count += slimTernary32(out, v, i, p, r, draws, fit, wq);
-    count += slimTernary32(out, v, i + 32, p, r, draws, fit, wq + each);
-    if (size == 64) break;
-    count += slimTernary32(out, v, i + 64, p, r, draws, fit, wq + 2 * each);
-    count += slimTernary32(out, v, i + 96, p, r, draws, fit, wq + 3 * each);
+  for (size_t i = 0; i < size; i += 128) {
+    slimDrawSome(draws, (uint32_t)i / 4, 32, words);
+    SLIM_UNROLLED for (uint32_t j = 0; j < 4; j++) {
+      if (j == 2 && size == 64) break;
+      count += slimTernary32(out + i / 4 + 8 * j, v + i + 32 * j, p, r, words + 32 * j, fit, wq + each * j);
+    }
   }
   *wk = slimTreeFold(wq);
   *kk = (float)count;
@@ -218,16 +218,17 @@ SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     if (node->nearest) {
       slimQsgdBytes(codes, v, size, p, r, levels, NULL, 0, node->lsq, &wk, &kk);
     } else if (node->norm2 || levels == 1) {
-      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
 #ifdef __BMI2__
       if (levels == 1) {
+        const slimDraws draws = slimDrawsOf(b->draw, slimDrawDither, node->branch, false, b->first, 1);
         if (node->lsq)
-          slimTernaryCodes(sec[1], v, size, p, r, words, true, &wk, &kk);
+          slimTernaryCodes(sec[1], v, size, p, r, &draws, true, &wk, &kk);
         else
-          slimTernaryCodes(sec[1], v, size, p, r, words, false, &wk, &kk);
+          slimTernaryCodes(sec[1], v, size, p, r, &draws, false, &wk, &kk);
         return slimStoreScale(sec[0], !node->lsq ? m : kk > 0 ? wk / kk : 0, normal, 1);
       }
 #endif
+      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
       slimQsgdBytes(codes, v, size, p, r, levels, words, 1, node->lsq, &wk, &kk);
     } else {
       slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);

@@ -604,6 +604,8 @@ static inline uint64_t maxBitsD(const double* restrict v, uint32_t n) {
 static inline bool finiteD(const double* v, uint32_t n) { return maxBitsD(v, n) < 0x7ff0000000000000u; }
 #include "compress/cpu/passes.h"
 
+#include "compress/cpu/fused.h"
+
 static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* layout, const slimSurvey* survey,
                                      uint64_t u0, uint64_t u1, slimPassStats* stats, float* scratch) {
   const bool wide = p->type == slimFloat64;
@@ -611,6 +613,8 @@ static slimResult_t slimKernelEncode(const slimEncodePass* p, const slimLayout* 
     return wide ? encodePieceD(p, layout, stats, scratch) : encodePieceF(p, layout, stats, scratch);
   if (wide)
     encodeUnitsD(p, layout, survey, u0, u1, stats, scratch);
+  else if (slimIsFusedEncode(p, survey))
+    slimEncodeUnitsFused(p, layout, u0, u1, stats, scratch);
   else
     encodeUnitsF(p, layout, survey, u0, u1, stats, scratch);
   return slimSuccess;
@@ -642,6 +646,8 @@ static slimResult_t slimKernelReduce(const slimReducePass* p, const slimLayout* 
   if (result == slimSuccess) {
     if (p->type == slimFloat64)
       reduceUnitsD(p, source, down, u0, u1, stats, scratch);
+    else if (slimIsFusedReduce(p))
+      slimReduceUnitsFused(p, source, down, u0, u1, stats, scratch);
     else
       reduceUnitsF(p, source, down, u0, u1, stats, scratch);
   }

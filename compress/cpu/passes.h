@@ -77,7 +77,7 @@ SLIM_ALWAYS SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, c
 #if SLIM_REAL_IS_FLOAT
   slimBitsVector most = {0};
 #pragma GCC unroll 4
-  for (uint32_t i = 0; i < n; i += SLIM_LANES) {
+  for (size_t i = 0; i < n; i += SLIM_LANES) {
     if (i % 16 == 0) slimPrefetch((const char*)(x + i) + (s ? SLIM_AHEAD_OF_TWO : SLIM_AHEAD), 64);
     slimVector a = slimLoad(x, i);
     if (s) {
@@ -91,7 +91,7 @@ SLIM_ALWAYS SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, c
   return slimLargest(most);
 #else
   slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
-  for (uint32_t i = 0; s && i < n; i++) u[i] = x[i] + sigma * s[i];
+  for (size_t i = 0; s && i < n; i++) u[i] = x[i] + sigma * s[i];
   return SLIM_NAME(maxBits)(s ? u : x, n);
 #endif
 }
@@ -138,12 +138,11 @@ static inline void* SLIM_NAME(memoryAt)(const slimDirection* direction, void* s,
 }
 
 /* One unit into the payload: u = x + sigma·s, codes, and (write) the new state. x is padded to the tree's unit. s, v:
- * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. survey: may be NULL. mean: unless NULL,
- * it is added up in place of x, for ef in fp32, without statistics. */
+ * state at this unit (nv values) or NULL. lambda: 0, or what all ranks share. survey: may be NULL. */
 static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimStamp* stamp, const slimLayout* layout,
                                     const slimSurvey* survey, uint8_t* payload, uint64_t unit, uint32_t nv,
-                                    uint64_t first, const REAL* x, const slimMean* mean, void* s, REAL* v, REAL lambda,
-                                    bool write, slimPassStats* stats, float* scratch) {
+                                    uint64_t first, const REAL* x, void* s, REAL* v, REAL lambda, bool write,
+                                    slimPassStats* stats, float* scratch) {
   const slimTree* tree = direction->tree;
   const slimFeedback* f = &direction->feedback;
   const uint32_t n = tree->unit;
@@ -176,10 +175,7 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
-    if (SLIM_REAL_IS_FLOAT && mean)
-      most = slimAddUnits(mean, unit, (const float*)(const void*)sb, (float*)(void*)u);
-    else
-      most = f->sigma == 1 ? SLIM_NAME(sum)(u, in, sb, 1, n) : SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
+    most = f->sigma == 1 ? SLIM_NAME(sum)(u, in, sb, 1, n) : SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
     in = u;
   } else {
     most = SLIM_NAME(sum)(NULL, in, NULL, 0, n);
@@ -208,12 +204,12 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
   const bool keeps = s && write;
   if (!sampled && !keeps) return;
 
-  const bool taken =
-      SLIM_REAL_IS_FLOAT && !partial && (!keeps || f->kind == slimFeedbackEf) && slimIsAdded(slimRoot(tree));
-  if (s && !mean && (!taken || f->bf16)) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
+  const bool taken = SLIM_REAL_IS_FLOAT && !partial && (!keeps || f->kind == slimFeedbackEf) && slimIsAddedUp(tree);
+  if (s && (!taken || f->bf16)) slimPrefetch((const char*)s + SLIM_AHEAD, n * (f->bf16 ? 2 : sizeof(REAL)));
   if (taken) {
     REAL* rest = keeps ? sb : (REAL*)(void*)scratch;
-    slimTakeUnit(tree, layout, payload, unit, (const float*)(const void*)in, (float*)(void*)rest, keeps && !mean);
+    const slimAdded added = slimAddedOf(tree, layout);
+    slimTakeUnit(&added, n, payload, unit, (const float*)(const void*)in, (float*)(void*)rest, keeps ? 0 : n);
     if (sampled) {
       const double xx = SLIM_NAME(square)(x, n), error = SLIM_NAME(square)(rest, n);
       stats->xx += xx;
@@ -267,7 +263,7 @@ static void SLIM_NAME(encodeUnits)(const slimEncodePass* p, const slimLayout* la
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     const REAL* x = SLIM_NAME(load)(p->type, p->x, off, nv, n, xb);
     SLIM_NAME(encodeValues)
-    (p->direction, &p->stamp, layout, survey, p->payload, unit, nv, p->first + off, x, NULL,
+    (p->direction, &p->stamp, layout, survey, p->payload, unit, nv, p->first + off, x,
      SLIM_NAME(memoryAt)(p->direction, p->s, off), p->v ? (REAL*)p->v + off : NULL,
      p->lambda ? ((const REAL*)p->lambda)[unit] : 0, true, stats, scratch);
   }
@@ -330,21 +326,19 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
   float* v = scratch;
   scratch += n;
   const REAL nu = (REAL)p->up->feedback.nu, lambda = (REAL)p->up->feedback.lambda;
-  const slimMean mean = {tree, source->layout, p->payloads, p->ranks, (float)p->weight};
-  const bool adds = SLIM_REAL_IS_FLOAT && !slimSelector(tree) && slimIsAdded(slimRoot(tree));
+  const bool adds = SLIM_REAL_IS_FLOAT && slimIsAddedUp(tree);
+  const slimAdded added = adds ? slimAddedOf(tree, source->layout) : (slimAdded){0};
   const bool own = p->down && p->down->feedback.kind == slimFeedbackEf;
   for (uint64_t unit = u0; unit < u1; unit++) {
     const uint64_t off = unit * n;
     const uint32_t nv = (uint32_t)(p->n - off < n ? p->n - off : n);
     bool flagged = false, together = adds && nv == n;
     for (int r = 0; r < p->ranks; r++) together = together && !slimFlaggedAt(source->layout, p->payloads[r], unit);
-    const bool fused = together && own && p->e && !p->h && !(stats && unit % SLIM_SAMPLE == 0);
     if (!together)
       flagged = !SLIM_NAME(meanOfUnit)(p, source, unit, nv, n, sum, wide, v, scratch);
-    else if (!fused)
-      slimAddUnits(&mean, unit, NULL, (float*)(void*)sum);
-    if (own && p->e && !fused)
-      slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
+    else
+      slimAddUnits(&added, n, p->payloads, p->ranks, unit, (float)p->weight, NULL, (float*)(void*)sum);
+    if (own && p->e) slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
       if (SLIM_NAME(finite)(sum, n))
@@ -363,7 +357,7 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
       if (stats) stats->flagged++;
     } else {
       SLIM_NAME(encodeValues)
-      (p->down, &p->stamp, down, NULL, p->payload, unit, nv, p->first + off, sum, fused ? &mean : NULL,
+      (p->down, &p->stamp, down, NULL, p->payload, unit, nv, p->first + off, sum,
        SLIM_NAME(memoryAt)(p->down, p->e, off), NULL, 0, own, stats, scratch);
     }
   }

@@ -377,7 +377,7 @@ TEST(Conversions, AreExactOrRoundToNearestEven) {
 
 // ---- Statistics of a pass -------------------------------------------------------------------------------------------
 
-TEST(PassStats, SumOverEveryEighthUnit) {
+TEST(PassStats, SumOverEverySixteenthUnit) {
   for (int threads : {0, 3}) {
     slimPool* pool = nullptr;
     if (threads) {
@@ -403,7 +403,7 @@ TEST(PassStats, SumOverEveryEighthUnit) {
     ASSERT_EQ(slimSuccess, slimPassEncode(&pass, pool));
     double xx = 0, uu = 0, error = 0, ss = 0;
     for (size_t i = 0; i < n; i++) {
-      if (i / 512 % 8) continue;
+      if (i / 512 % 16) continue;
       double u = static_cast<double>(x[i]) + s0[i];
       xx += static_cast<double>(x[i]) * x[i];
       uu += u * u;
