@@ -197,7 +197,7 @@ SLIM_ALWAYS void slimDrawSome(const slimDraws* draws, uint32_t at, const uint32_
   enum { lanes = SLIM_LANES / 2 };
   /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
   const slimWideVector lane = SLIM_COUNTER_LANES;
-  SLIM_UNROLLED for (uint32_t i = 0; i < counters; i += 4 * lanes) slimPhiloxVectors(
+  _Pragma("GCC unroll 1") for (uint32_t i = 0; i < counters; i += 4 * lanes) slimPhiloxVectors(
       words + 4 * i, lane + (draws->counter + at + i), counters - i < 4 * lanes ? 2 : 4, &draws->keys);
 }
 /* Words of `kind` for elements first … . out holds size/perWord words, rounded up to 64. */
