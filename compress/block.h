@@ -21,6 +21,9 @@ typedef struct {
   float* scratch;         /* free for the codec, 64-byte aligned */
   float lambda;           /* lambda=shared: the ranks' common λ; 0: not known, or none */
   const slimShape* shape; /* of the piece; NULL: the block's own */
+#ifdef SLIM_WARP
+  float* sent; /* where û goes, of codecs that have it at hand (tnqsgd); or NULL */
+#endif
 } slimBlock;
 
 #define SLIM_ASSUME_BLOCK(n)                           \
@@ -395,9 +398,13 @@ SLIM_FN bool slimIsWide(uint32_t bits) { return bits > 8; }
 #endif
 
 SLIM_FN float slimLoadFloat(const uint8_t* in) {
+#ifdef SLIM_CUDA /* sections are aligned there */
+  return *(const float*)(const void*)in;
+#else
   float x;
   memcpy(&x, in, 4);
   return x;
+#endif
 }
 
 /* Stores a scale, x·2^e; false if it or max times it is not finite (the unit is then flagged). */

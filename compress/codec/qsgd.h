@@ -304,10 +304,11 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
 SLIM_CODEC_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
   const bool wide = slimIsWide(node->bits);
+  const float step = slimLoadFloat(sec[0]);
   void* codes = b->scratch;
 #ifndef SLIM_CUDA
   if (node->bits == 2) {
-    slimTernaryValues(out, sec[1], size, (int32_t)node->levels, slimLoadFloat(sec[0]));
+    slimTernaryValues(out, sec[1], size, (int32_t)node->levels, step);
     return;
   }
 #endif
@@ -315,7 +316,7 @@ SLIM_CODEC_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uin
     slimUnpackWide((uint16_t*)codes, sec[1], size, node->bits);
   else
     slimUnpack((uint8_t*)codes, sec[1], size, node->bits);
-  slimQsgdValues(out, codes, size, wide, (int32_t)node->levels, slimLoadFloat(sec[0]));
+  slimQsgdValues(out, codes, size, wide, (int32_t)node->levels, step);
 }
 SLIM_CODEC_FN void slimDecode_ternary(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                       float* restrict out) {

@@ -190,11 +190,51 @@ static inline void slimTruncatedCodes(uint8_t* restrict codes, const float* rest
   SLIM_WITH_LEVELS(slimTruncated, bits, codes, v, size, p, r, d, table)
 }
 static inline void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
-                                       const float* restrict table, float scale,
-                                       uint32_t bits){SLIM_WITH_LEVELS(slimLevel, bits, out, codes, size, table, scale)}
+                                       const float* restrict table, float scale, uint32_t bits) {
+  SLIM_WITH_LEVELS(slimLevel, bits, out, codes, size, table, scale)
+}
 #undef SLIM_WITH_LEVELS
 
 #else
+
+#ifdef SLIM_WARP /* as slimTruncatedCode and …Value, of up to 32 levels, which lie in the lanes */
+enum { SLIM_HELD_BITS = 6 };
+SLIM_FN float slimHold(const float* table, int32_t count) {
+  return slimThread() < (uint32_t)count ? table[slimThread()] : 0;
+}
+/* q: the codes' values at scale 1. */
+SLIM_FN void slimHeldCodes(uint8_t* restrict codes, float* restrict q, const float* restrict v, uint32_t size, float p,
+                           float r, const uint16_t* restrict d, const float* restrict table, int32_t h) {
+  const float lows = slimHold(table, h), levels = slimHold(table + 1, h);
+  const float middle = __shfl_sync(SLIM_ALL_LANES, levels, h / 2 - 1);
+  int32_t below[SLIM_OWN];
+  SLIM_EACH(i, size) below[i] = fabsf(v[i] * p * r) >= middle ? h / 2 : 0;
+  SLIM_ROLLED
+  for (int32_t step = h / 4; step; step /= 2) {
+    SLIM_EACH(i, size) {
+      if (fabsf(v[i] * p * r) >= __shfl_sync(SLIM_ALL_LANES, levels, below[i] + step - 1)) below[i] += step;
+    }
+  }
+  SLIM_EACH(i, size) {
+    const float t = v[i] * p * r;
+    const float low = __shfl_sync(SLIM_ALL_LANES, lows, below[i]);
+    const float high = __shfl_sync(SLIM_ALL_LANES, levels, below[i]);
+    const float y = (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f;
+    const bool up = y * (high - low) < fabsf(t) - low;
+    const int32_t m = below[i] + up;
+    codes[i] = (uint8_t)(t < 0 ? h - m : h - 1 + m);
+    q[i] = t < 0 ? -(up ? high : low) : up ? high : low;
+  }
+}
+SLIM_FN void slimHeldValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
+                            const float* restrict table, float scale, int32_t h) {
+  const float values = slimHold(table + 1, h) * scale;
+  SLIM_EACH(i, size) {
+    const int32_t c = (int32_t)codes[i] - h, left = c >> 31;
+    out[i] = slimFloat(slimBits(__shfl_sync(SLIM_ALL_LANES, values, c ^ left)) ^ ((uint32_t)left & 0x80000000u));
+  }
+}
+#endif
 
 SLIM_FN void slimTruncatedCodes(uint8_t* restrict codes, const float* restrict v, uint32_t size, float p, float r,
                                 const uint16_t* restrict d, const float* restrict table, uint32_t bits) {
@@ -205,6 +245,12 @@ SLIM_FN void slimTruncatedCodes(uint8_t* restrict codes, const float* restrict v
 }
 SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
                                  const float* restrict table, float scale, uint32_t bits) {
+#ifdef SLIM_WARP
+  if (bits <= SLIM_HELD_BITS) {
+    slimHeldValues(out, codes, size, table, scale, 1 << (bits - 1));
+    return;
+  }
+#endif
   SLIM_ASSUME_BLOCK(size);
   SLIM_EACH(i, size) out[i] = slimTruncatedValue(codes[i], table, 1 << (bits - 1), scale);
 }
@@ -248,6 +294,9 @@ SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   if (!b->maxBits || (b->shape && !(b->shape->mean > 0))) {
     if (node->powerlaw) slimStoreByte(sec[1], 0);
     slimZero(packed, size * bits / 8);
+#ifdef SLIM_WARP
+    if (b->sent) SLIM_EACH(i, size) b->sent[i] = -0.f; /* code 0 is the lowest level */
+#endif
     return slimStoreScale(sec[0], 0, normal, 1);
   }
   float gamma;
@@ -278,28 +327,49 @@ SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   }
   uint32_t* words = (uint32_t*)(void*)q;
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
-  slimTruncatedCodes(codes, v, size, p, r, (const uint16_t*)(const void*)words, table, bits);
+  const uint16_t* d = (const uint16_t*)(const void*)words;
+#ifdef SLIM_WARP
+  const bool sends = b->sent != NULL;
+  q = sends ? b->sent : q + size; /* registers that had draws are not values' */
+  if (bits <= SLIM_HELD_BITS) {
+    slimHeldCodes(codes, q, v, size, p, r, d, table, 1 << (bits - 1));
+  } else {
+    slimTruncatedCodes(codes, v, size, p, r, d, table, bits);
+    slimTruncatedValues(q, codes, size, table, 1, bits);
+  }
+#else
+  const bool sends = false;
+  slimTruncatedCodes(codes, v, size, p, r, d, table, bits);
+  if (node->lsq) {
+    slimSync();
+    slimTruncatedValues(q, codes, size, table, 1, bits);
+    slimSync();
+  }
+#endif
+  if (sends) slimPack(packed, codes, size, bits); /* now, for the codes' registers */
 
   float scale = gamma;
   if (node->lsq) {
     float wq, qq;
-    slimSync();
-    slimTruncatedValues(q, codes, size, table, 1, bits);
-    slimSync();
     SLIM_EACH_FROM(i, b->nv, size) q[i] = 0;
     SLIM_TREE_SUM(wq, size, i, (slimLoad(v, i) * p) * slimLoad(q, i));
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;
   }
-  slimPack(packed, codes, size, bits);
+  if (sends) {
+    SLIM_EACH(i, size) q[i] *= scale * normal.up;
+  } else {
+    slimPack(packed, codes, size, bits);
+  }
   return slimStoreScale(sec[0], scale, normal, table[1u << (bits - 1)]);
 }
 SLIM_CODEC_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                      float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
+  const float scale = slimLoadFloat(sec[0]);
   const float* table = slimTables(node) + (node->powerlaw ? *sec[1] * slimTableStride(node) : 0);
   slimUnpack(codes, node->powerlaw ? sec[2] : sec[1], b->size, node->bits);
-  slimTruncatedValues(out, codes, b->size, table, slimLoadFloat(sec[0]), node->bits);
+  slimTruncatedValues(out, codes, b->size, table, scale, node->bits);
 }
 SLIM_CODEC_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
                                     uint8_t* const* sec) {

@@ -171,6 +171,9 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
   region.lambda = SLIM_NAME(lambdaIn)(lambda, ok ? exponent : 0);
   region.shape = statistics;
 #ifdef SLIM_WARP
+  float q[SLIM_OWN];
+  const bool sent = SLIM_HAS_SENT(shape) && !sharedX; /* where x is held, too, there are not registers enough */
+  region.sent = sent ? q : NULL;
   (void)partial; /* a block's */
 #else
   if (partial) slimPutPartial(slimRoot(tree), &region, a->v, ok, partial);
@@ -188,10 +191,13 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
   if (!count && !(s && write)) return;
 
   const int32_t memory = SLIM_NAME(memoryType)(f);
-  SLIM_ARENA(q, SLIM_OWN, a->scratch);
+#ifndef SLIM_WARP
+  const bool sent = false;
+  float* q = a->scratch;
+#endif
   SLIM_ARENA(more, SLIM_SCRATCH, q + n);
   region.scratch = more;
-  slimDecodeShape(shape, tree, &region, a->staging, a->sec, q);
+  if (!sent) slimDecodeShape(shape, tree, &region, a->staging, a->sec, q);
   slimSync();
   SLIM_ARENA(words, SLIM_OWN, more);
   const uint16_t* d = (const uint16_t*)(const void*)words;
@@ -299,6 +305,11 @@ SLIM_FN void SLIM_NAME(encodeUnits)(const slimTreeShape shape, const slimEncodeA
       end = piece->start + piece->n;
     }
     const uint32_t nv = (uint32_t)(end - off < n ? end - off : n);
+#ifdef SLIM_WARP /* more streams under way than x's and the payload's slow memory down */
+    const bool casts = shape == slimShape_fp32 || shape == slimShape_fp16 || shape == slimShape_bf16;
+    const uint64_t next = off + slimTeams() * n;
+    if (!casts && !p->s && next + n <= p->n) slimFetchUnit(p->type, p->x, next);
+#endif
     REAL* v = (REAL*)p->v;
     const REAL lambda = shape == slimShape_tree && p->lambda ? ((const REAL*)p->lambda)[unit] : 0;
     const bool gathers = SLIM_REAL_IS_FLOAT && (shape == slimShape_tnqsgd || shape >= slimShape_flat) && p->shapes;
@@ -350,11 +361,12 @@ SLIM_FN void slimSurveyUnits(const slimEncodeArgs* p, float* shared) {
 SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
                                     const uint8_t* payload, uint64_t unit, uint64_t first, const slimDraw* draw,
                                     float* scratch, float* v) {
-  const bool flagged = slimHasFlag(payload, l, unit);
-  uint8_t* const at = (uint8_t*)(uintptr_t)payload; /* only read */
-  uint8_t* const sec[3] = {at + l->section[0] + unit * tree->section[0].bytes,
-                           at + l->section[1] + unit * tree->section[1].bytes,
-                           at + l->section[2] + unit * tree->section[2].bytes};
+  const uint32_t flags = payload[l->flags + unit / 8]; /* under way with the sections */
+  uint8_t* const at = (uint8_t*)(uintptr_t)payload;    /* only read */
+  const uint64_t i = (uint32_t)unit;                   /* a product of 32 bits is one instruction */
+  uint8_t* const sec[3] = {at + l->section[0] + i * tree->section[0].bytes,
+                           at + l->section[1] + i * tree->section[1].bytes,
+                           at + l->section[2] + i * tree->section[2].bytes};
   slimBlock region;
   region.size = region.nv = SLIM_WARP_UNIT;
   region.maxBits = 0;
@@ -364,7 +376,7 @@ SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* t
   region.lambda = 0;
   region.shape = NULL;
   slimDecodeSections(shape, slimRoot(tree), &region, sec, v);
-  return flagged;
+  return flags >> unit % 8 & 1;
 }
 #endif
 
@@ -374,9 +386,12 @@ SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tr
                                    const uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first,
                                    const slimDraw* draw, REAL lambda, uint8_t* staging, uint8_t** sec, float* scratch,
                                    float* v, float* sum, int* exponent) {
-  const bool flagged = slimHasFlag(payload, l, unit);
   slimBlock region;
   *exponent = 0;
+#ifdef SLIM_WARP
+  if (nv == SLIM_WARP_UNIT) return !SLIM_NAME(sourceWhole)(shape, tree, l, payload, unit, first, draw, scratch, v);
+#endif
+  if (slimHasFlag(payload, l, unit)) return false;
   region.size = SLIM_UNIT(tree);
   region.nv = nv;
   region.maxBits = 0;
@@ -384,10 +399,6 @@ SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tr
   region.draw = draw;
   region.scratch = scratch;
   region.shape = NULL;
-#ifdef SLIM_WARP
-  if (nv == SLIM_WARP_UNIT) return !SLIM_NAME(sourceWhole)(shape, tree, l, payload, unit, first, draw, scratch, v);
-#endif
-  if (flagged) return false;
   if (!SLIM_REAL_IS_FLOAT) *exponent = *(const int32_t*)(const void*)(payload + l->exponents + 4 * unit);
   if (*exponent < -1022 || *exponent > 1023) return false;
   region.lambda = SLIM_NAME(lambdaIn)(lambda, *exponent);
@@ -628,7 +639,7 @@ SLIM_FN void SLIM_NAME(decodeUnits)(const slimTreeShape shape, const slimDecodeA
   slimStageShape(shape, tree, a.staging, a.sec);
   const uint64_t step = slimStepAt(p->step, &p->stamp);
   const uint64_t units = (p->n + n - 1) >> slimLog2(n);
-  uint64_t end = 0;
+  uint64_t end = 0; /* of the open piece */
   uint32_t fault = 0;
   for (uint64_t unit = slimTeam(); unit < units; unit += slimTeams()) {
     const uint64_t off = unit * n;
@@ -645,6 +656,9 @@ SLIM_FN void SLIM_NAME(decodeUnits)(const slimTreeShape shape, const slimDecodeA
     const uint64_t at = (off - piece->start) >> slimLog2(n); /* the unit in its piece */
     REAL* known = shape == slimShape_tree && p->lambda ? (REAL*)p->lambda + unit : NULL;
     int exponent = 0;
+#ifdef SLIM_WARP
+    if (off + slimTeams() * n + n <= end) slimFetchSections(tree, &piece->layout, payload, at + slimTeams());
+#endif
     slimSync();
     const bool lost =
         fault || !SLIM_NAME(sourceUnit)(shape, tree, &piece->layout, payload, at, nv, p->first + off, &draw,

@@ -21,6 +21,7 @@ typedef enum {
 #define SLIM_ENCODE_TREE(root, b, v, table) ((void)(table), false)
 #define SLIM_DECODE_TREE(root, b, table, out) (void)(table)
 #define SLIM_IS_SPARSE(shape, tree) false
+#define SLIM_HAS_SENT(shape) ((shape) == slimShape_tnqsgd) /* slimBlock.sent */
 #else
 #define SLIM_ENCODE_TREE(root, b, v, table) \
   (shape == slimShape_flat ? slimEncodeFlat(root, b, v, table) : slimEncodeTree(root, b, v, table))

@@ -71,6 +71,22 @@ SLIM_FN void slimZero(void* to, uint32_t bytes) {
     SLIM_SHARE(i, bytes)((uint8_t*)to)[i] = 0;
   slimSync();
 }
+/* Into the second cache, the line that p is in. */
+SLIM_FN void slimFetch(const void* p) {
+#ifdef __CUDACC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
+#else
+  (void)p; /* the stand-in has no caches */
+#endif
+}
+/* Of what is not soon read again. */
+SLIM_FN void slimPutStream(uint4* to, uint4 x) {
+#ifdef __CUDACC__
+  __stcs(to, x);
+#else
+  *to = x;
+#endif
+}
 SLIM_FN void slimStoreByte(uint8_t* out, uint8_t x) {
   if (slimThread() == 0) *out = x;
 }

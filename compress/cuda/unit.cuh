@@ -182,6 +182,8 @@ SLIM_FN float slimWantedAt(const slimLayout* l, const uint8_t* payload, uint64_t
 /* ---- A unit's sections, in shared memory --------------------------------------------------------------------------
  */
 
+enum { SLIM_LEAF_SECTIONS = 3 }; /* of a codec by itself; those that it has none of have no bytes */
+
 SLIM_FN uint32_t slimStagingBytes(const slimTree* tree) {
   uint32_t bytes = 0;
   for (uint32_t i = 0; i < tree->sections; i++) bytes += (uint32_t)slimRoundUp(tree->section[i].bytes, 16);
@@ -200,6 +202,22 @@ SLIM_FN void slimStageSections(const slimTree* tree, uint8_t* staging, uint8_t**
 /* Out: all of the unit's bytes, or zeros. */
 SLIM_FN void slimPutSections(const slimTree* tree, const slimLayout* l, uint8_t* payload, uint64_t unit, uint32_t nv,
                              const uint8_t* staging, bool zeros) {
+#ifdef SLIM_WARP /* a whole unit's are multiples of 16 bytes, or fewer */
+  if (nv == SLIM_WARP_UNIT) {
+    slimSync();
+    SLIM_UNROLL
+    for (uint32_t i = 0; i < SLIM_LEAF_SECTIONS; i++) {
+      const uint32_t bytes = tree->section[i].bytes, at = slimThread();
+      uint8_t* to = payload + l->section[i] + (uint64_t)(uint32_t)unit * bytes;
+      if (bytes < 16 && at < bytes) to[at] = zeros ? 0 : staging[at];
+      SLIM_ROLLED SLIM_SHARE(j, bytes / 16)((uint4*)(void*)to)[j] =
+          zeros ? make_uint4(0, 0, 0, 0) : ((const uint4*)(const void*)staging)[j];
+      staging += bytes < 16 ? 16 : bytes;
+    }
+    slimSync();
+    return;
+  }
+#endif
   for (uint32_t i = 0; i < tree->sections; i++) {
     const uint32_t bytes = (uint32_t)slimSectionBytes(tree->section[i], tree->unit, nv);
     uint8_t* to = payload + l->section[i] + unit * tree->section[i].bytes;
@@ -320,6 +338,27 @@ SLIM_FN uint4 slimEightToMemory(float4 a, float4 b, uint4 d) {
 
 #ifdef SLIM_WARP
 
+enum { SLIM_LINE_BYTES = 128 };
+/* The lines of the whole unit at off, and of a whole unit's sections: fetched while another unit is worked on. */
+SLIM_FN void slimFetchUnit(int32_t type, const void* x, uint64_t off) {
+  const uint32_t half = SLIM_LINE_BYTES / 2 * slimThread(), each = slimElementBytes(type);
+  if (half < SLIM_WARP_UNIT * each) slimFetch((const uint8_t*)x + off * each + half);
+}
+SLIM_FN void slimFetchSections(const slimTree* tree, const slimLayout* l, const uint8_t* payload, uint64_t unit) {
+  const uint32_t line = SLIM_LINE_BYTES * slimThread();
+  const uint8_t* at[SLIM_LEAF_SECTIONS];
+  bool some[SLIM_LEAF_SECTIONS];
+  SLIM_UNROLL
+  for (uint32_t i = 0; i < SLIM_LEAF_SECTIONS; i++) {
+    const uint32_t bytes = tree->section[i].bytes;
+    some[i] = line < bytes;
+    at[i] = payload + l->section[i] + (uint64_t)(uint32_t)unit * bytes + line;
+  }
+  SLIM_UNROLL
+  for (uint32_t i = 0; i < SLIM_LEAF_SECTIONS; i++)
+    if (some[i]) slimFetch(at[i]);
+}
+
 /* A warp's shared memory: the sections of a unit, or its elements on their way (they are not both needed at once). */
 SLIM_FN float* slimWarpShared(void) {
   __shared__ float4 bytes[SLIM_WARPS][SLIM_WARP_UNIT / 4];
@@ -358,8 +397,8 @@ SLIM_FN void slimGiveUnit(int32_t type, void* y, uint64_t off, uint32_t nv, cons
     if (type == slimFloat32) {
       uint4* to = (uint4*)((float*)y + off) + slimThread();
       SLIM_EACH_ROW(r)
-      to[32 * r] =
-          make_uint4(slimBits(v[4 * r]), slimBits(v[4 * r + 1]), slimBits(v[4 * r + 2]), slimBits(v[4 * r + 3]));
+      slimPutStream(to + 32 * r, make_uint4(slimBits(v[4 * r]), slimBits(v[4 * r + 1]), slimBits(v[4 * r + 2]),
+                                            slimBits(v[4 * r + 3])));
     } else {
       uint2* to = (uint2*)((uint16_t*)y + off) + slimThread();
       SLIM_EACH_ROW(r)

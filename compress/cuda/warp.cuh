@@ -200,7 +200,9 @@ SLIM_FN void slimPack(uint8_t* out, const uint8_t* codes, uint32_t n, uint32_t b
       const uint64_t low = odd ? other : x[k], high = odd ? x[SLIM_ROWS / 2 + k] : other;
       const uint64_t both = low | high << 4 * bits;
       uint8_t* to = out + (16 * (odd ? SLIM_ROWS / 2 + k : k) + lane / 2) * bits;
-      for (uint32_t j = 0; j < bits; j++) to[j] = (uint8_t)(both >> 8 * j);
+      SLIM_UNROLL
+      for (uint32_t j = 0; j < 7; j++)
+        if (j < bits) to[j] = (uint8_t)(both >> 8 * j);
     }
   }
 }
@@ -216,12 +218,11 @@ SLIM_FN void slimUnpack(uint8_t* codes, const uint8_t* in, uint32_t n, uint32_t 
   } else if (bits == 2) {
     SLIM_EACH_ROW(r) x[r] = in[32 * r + lane];
   } else {
-    const uint32_t shift = 4 * lane * bits % 8, bytes = (shift + 4 * bits + 7) / 8;
+    const uint32_t at = 4 * bits * lane, last = 16 * bits - 1;
+    const uint32_t* words = (const uint32_t*)(const void*)in;
     SLIM_EACH_ROW(r) {
-      const uint8_t* at = in + (128 * r + 4 * lane) * bits / 8;
-      x[r] = 0;
-      for (uint32_t j = 0; j < bytes; j++) x[r] |= (uint32_t)at[j] << 8 * j;
-      x[r] >>= shift;
+      const uint32_t k = 4 * bits * r + at / 32;
+      x[r] = (uint32_t)(((uint64_t)words[k < last ? k + 1 : k] << 32 | words[k]) >> at % 32);
     }
   }
   SLIM_EACH(i, n) codes[i] = (uint8_t)(x[i / 4] >> i % 4 * bits & mask);
@@ -270,10 +271,10 @@ SLIM_FN void slimHadamards(float* v, uint32_t size, uint32_t n) {
   SLIM_BUTTERFLIES(1)
   SLIM_BUTTERFLIES(2)
   SLIM_UNROLL
-  for (uint32_t h = 1; h < 32; h *= 2) SLIM_EACH(i, size) {
-      const float y = __shfl_xor_sync(SLIM_ALL_LANES, v[i], (int)h);
-      v[i] = lane & h ? y - v[i] : y + v[i];
-    }
+  for (uint32_t h = 1; h < 32; h *= 2) {
+    const float sign = lane & h ? -1.f : 1.f;
+    SLIM_EACH(i, size) v[i] = fmaf(v[i], sign, __shfl_xor_sync(SLIM_ALL_LANES, v[i], (int)h));
+  }
   SLIM_BUTTERFLIES(4)
   SLIM_BUTTERFLIES(8)
 #undef SLIM_BUTTERFLIES

@@ -23,12 +23,13 @@
 
 /* Thread blocks that a multiprocessor's registers hold: as many as need no spill. */
 #if __CUDA_ARCH__ < 900
-enum { SLIM_ENCODE_BLOCKS = 3, SLIM_REDUCE_BLOCKS = 3, SLIM_DECODE_BLOCKS = 6 };
+enum { SLIM_ENCODE_BLOCKS = 3, SLIM_REDUCE_BLOCKS = 3 };
 #elif __CUDA_ARCH__ < 1000
-enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 3, SLIM_DECODE_BLOCKS = 6 };
+enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 4 };
 #else
-enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 3, SLIM_DECODE_BLOCKS = 5 };
+enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 3 };
 #endif
+enum { SLIM_LARGE_REDUCE_BLOCKS = 3 /* of tnqsgd, and below rotate */, SLIM_DECODE_BLOCKS = 6 };
 
 #define SLIM_WARP_KERNEL(blocks, name, args) \
   extern "C" __global__ void __launch_bounds__(32 * SLIM_WARPS, blocks) slim_warp_##name(const args a)
@@ -36,9 +37,10 @@ enum { SLIM_ENCODE_BLOCKS = 4, SLIM_REDUCE_BLOCKS = 3, SLIM_DECODE_BLOCKS = 5 };
   SLIM_WARP_KERNEL(SLIM_ENCODE_BLOCKS, encode_##name, slimEncodeArgs) { encodeUnitsF(slimShape_##name, &a, NULL); } \
   SLIM_WARP_KERNEL(reduceBlocks, reduce_##name, slimReduceArgs) { reduceUnitsF(slimShape_##name, &a, NULL); }       \
   SLIM_WARP_KERNEL(SLIM_DECODE_BLOCKS, decode_##name, slimDecodeArgs) { decodeUnitsF(slimShape_##name, &a, NULL); }
-#define SLIM_LEAF_KERNELS(name, blocks) SLIM_WARP_KERNELS_OF(name, SLIM_REDUCE_BLOCKS)
+#define SLIM_LEAF_KERNELS(name, blocks) \
+  SLIM_WARP_KERNELS_OF(name, slimShape_##name == slimShape_tnqsgd ? SLIM_LARGE_REDUCE_BLOCKS : SLIM_REDUCE_BLOCKS)
 #define SLIM_CAST_KERNELS(name) SLIM_WARP_KERNELS_OF(name, SLIM_REDUCE_BLOCKS)
-#define SLIM_TURNED_KERNELS(name) SLIM_WARP_KERNELS_OF(turned_##name, SLIM_REDUCE_BLOCKS - 1)
+#define SLIM_TURNED_KERNELS(name) SLIM_WARP_KERNELS_OF(turned_##name, SLIM_LARGE_REDUCE_BLOCKS)
 SLIM_LEAVES(SLIM_LEAF_KERNELS)
 SLIM_CASTS(SLIM_CAST_KERNELS)
 SLIM_TURNED(SLIM_TURNED_KERNELS)
