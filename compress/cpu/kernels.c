@@ -706,7 +706,7 @@ static void slimKernelFromReal(slimDataType_t type, const void* src, uint64_t n,
 }
 static void slimKernelDenseReduce(slimDataType_t type, uint64_t n, int ranks, const uint8_t* const* payloads,
                                   double weight, void* dst) {
-  memset(dst, 0, n * slimRealBytes(type));
+  if (n) memset(dst, 0, n * slimRealBytes(type));
   for (int r = 0; r < ranks; r++) {
     const uint8_t* in = payloads[r] + sizeof(slimHeader);
     if (type == slimFloat64)
