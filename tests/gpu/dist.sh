@@ -15,8 +15,8 @@ fi
 rm -rf "$to/bin" "$to/lib" "$to/tests"
 mkdir -p "$to/bin" "$to/lib" "$to/tests"
 install -m 755 tests/gpu/run.sh "$to/run.sh"
-install -m 755 bench/all_reduce_perf bench/device "$to/bin/"
-for test in tests/cuda/collectives tests/cuda/kernels_test; do install -m 755 "$test" "$to/tests/"; done
+install -s -m 755 bench/all_reduce_perf bench/device "$to/bin/"
+for test in tests/cuda/collectives tests/cuda/kernels_test; do install -s -m 755 "$test" "$to/tests/"; done
 # For a machine without a C++ library, or with one that is older than the tests'.
 ldd "$to"/bin/* "$to"/tests/* | awk '/lib(stdc\+\+|gcc_s|xxhash)\.so/ { print $3 }' | sort -u | xargs -I{} cp -L {} "$to/lib/"
 size=$(du -sm "$to" | cut -f1)
