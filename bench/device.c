@@ -292,8 +292,11 @@ int main(int argc, char** argv) {
   printf("| spec |");
   for (int kind = 0; kind < kinds; kind++) printf(" %s |", kindNames[kind]);
   printf("\n|---|---|---|---|---|\n");
-  for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
+  for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
     if (strstr(specs[i], only)) row(&b, specs[i], plain[i], memory[i], copyRate);
+    slimCompressorDestroy(plain[i]);
+    slimCompressorDestroy(memory[i]);
+  }
 
   unsigned long long found = 0;
   CU(MemcpyAsync, at(&found), at(b.report), sizeof found, b.stream);
