@@ -77,7 +77,7 @@ elif [[ -x $sanitizer ]]; then
   for tool in memcheck racecheck synccheck initcheck; do
     run "$tool-kernels" in_shards "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/tests/kernels_test"
   done
-  # racecheck loses track of launches by several threads, initcheck of copies that wait for another stream's kernels.
+  # racecheck loses track of launches by several threads; initcheck, it seems, of copies behind another stream's kernels.
   for tool in memcheck synccheck; do
     run "$tool-collectives" "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/tests/collectives" \
       --gtest_filter='*InPlace*:*Replays*'
