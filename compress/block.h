@@ -194,14 +194,15 @@ static inline slimDraws slimDrawsOf(const slimDraw* draw, uint32_t kind, uint32_
   const uint32_t counter[3] = {draw->slot, draw->step, rank | purpose << 24};
   return (slimDraws){slimPhiloxKeysOf(counter, draw->key), (uint32_t)(first / perWord / 4)};
 }
-/* Words of `counters` counters, a constant multiple of 16, from the at-th on. A loop that makes what it needs as it
+/* Words of `counters` counters, a constant multiple of 8, from the at-th on. A loop that makes what it needs as it
  * goes keeps multipliers and the rest busy at once. */
 SLIM_ALWAYS void slimDrawSome(const slimDraws* draws, uint32_t at, const uint32_t counters, uint32_t* restrict words) {
   enum { lanes = SLIM_LANES / 2 };
   /* pairs of lanes are lanes/2 counters apart, so that the words come out in order */
   const slimWideVector lane = SLIM_COUNTER_LANES;
-  _Pragma("GCC unroll 1") for (uint32_t i = 0; i < counters; i += 4 * lanes) slimPhiloxVectors(
-      words + 4 * i, lane + (draws->counter + at + i), counters - i < 4 * lanes ? 2 : 4, &draws->keys);
+  _Pragma("GCC unroll 1") for (uint32_t i = 0; i < counters; i += 4 * lanes)
+      slimPhiloxVectors(words + 4 * i, lane + (draws->counter + at + i),
+                        counters - i < 4 * lanes ? (counters - i) / lanes : 4, &draws->keys);
 }
 /* Words of `kind` for elements first … . out holds size/perWord words, rounded up to 64. */
 static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t branch, bool shared, uint64_t first,
@@ -210,7 +211,8 @@ static inline void slimDrawWords(const slimDraw* draw, uint32_t kind, uint32_t b
   const uint32_t words = size / perWord;
   uint32_t i = 0;
   for (; i + 128 <= words; i += 128) slimDrawSome(&draws, i / 4, 32, out + i);
-  for (; i < words; i += 64) slimDrawSome(&draws, i / 4, 16, out + i);
+  for (; i + 32 < words; i += 64) slimDrawSome(&draws, i / 4, 16, out + i);
+  if (i < words) slimDrawSome(&draws, i / 4, 8, out + i);
 }
 
 /* The 32-bit draw of one element. */
@@ -357,14 +359,14 @@ static inline void slimUnpackWide(uint16_t* codes, const uint8_t* in, uint32_t n
 }
 
 /* Bit i of a stream: the i-th value is below zero. */
-#define SLIM_PACK_SIGNS(out, n, i, expr)                                       \
-  for (size_t slimW_ = 0; slimW_ < (n); slimW_ += 32) {                        \
-    uint32_t slimBits_ = 0;                                                    \
-    SLIM_UNROLLED for (size_t slimJ_ = 0; slimJ_ < 32; slimJ_ += SLIM_LANES) { \
-      const size_t i = slimW_ + slimJ_;                                        \
-      slimBits_ |= slimBelowZero(expr) << slimJ_;                              \
-    }                                                                          \
-    memcpy((out) + slimW_ / 8, &slimBits_, 4);                                 \
+#define SLIM_PACK_SIGNS(out, n, i, expr)                            \
+  for (size_t slimW_ = 0; slimW_ < (n); slimW_ += 4 * SLIM_LANES) { \
+    slimVector slimX_[4];                                           \
+    SLIM_UNROLLED for (size_t slimJ_ = 0; slimJ_ < 4; slimJ_++) {   \
+      const size_t i = slimW_ + slimJ_ * SLIM_LANES;                \
+      slimX_[slimJ_] = (expr);                                      \
+    }                                                               \
+    slimStoreSigns((uint8_t*)(out) + slimW_ / 8, slimX_);           \
   }
 
 static inline void slimStoreByte(uint8_t* out, uint8_t x) { *out = x; }

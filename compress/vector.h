@@ -60,6 +60,15 @@ static inline slimVector slimAll(float x) { return x - (slimVector){0}; }
 static inline slimVector slimFlipped(slimVector x, slimBitsVector signs) {
   return (slimVector)((slimBitsVector)x ^ signs);
 }
+/* x, not below zero, with the sign of `of`. */
+static inline slimVector slimSigned(float x, slimVector of) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_ternarylogic_epi32((__m512i)of, _mm512_set1_epi32(INT32_MIN), (__m512i)slimAll(x),
+                                               0xea); /* of & sign | x */
+#else
+  return (slimVector)(((slimBitsVector)of & 0x80000000u) | (slimBitsVector)slimAll(x));
+#endif
+}
 /* a ± x, minus where signs (a constant) has the sign bit: by a fused multiplication with ±1, which rounds once, too. */
 static inline slimVector slimAddSigned(slimVector a, slimVector x, slimBitsVector signs) {
 #if defined(__AVX512F__)
@@ -142,21 +151,6 @@ static inline uint32_t slimLargest(slimBitsVector x) {
   uint32_t largest = 0;
   for (uint32_t j = 0; j < SLIM_LANES; j++) largest = x[j] > largest ? x[j] : largest;
   return largest;
-}
-
-/* Bit j: lane j is below zero. */
-static inline uint32_t slimBelowZero(slimVector x) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(_mm512_setzero_ps(), (__m512)x, _CMP_GT_OQ);
-#elif defined(__AVX2__)
-  return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_setzero_ps(), _CMP_LT_OQ));
-#elif defined(__SSE2__)
-  return (uint32_t)_mm_movemask_ps(_mm_cmplt_ps((__m128)x, _mm_setzero_ps()));
-#else
-  uint32_t mask = 0;
-  for (uint32_t j = 0; j < SLIM_LANES; j++) mask |= (uint32_t)(x[j] < 0) << j;
-  return mask;
-#endif
 }
 
 /* Bit j: key j is at least t. */
@@ -315,6 +309,15 @@ static inline slimSignedVector slimAddWhereBelow(slimSignedVector k, slimSignedV
   return k + (step & (a < b));
 #endif
 }
+/* sum + x where a is below b. */
+static inline slimVector slimSumWhereBelow(slimVector sum, slimVector x, slimVector a, slimVector b) {
+#if defined(__AVX512F__)
+  return (slimVector)_mm512_mask_add_ps((__m512)sum, _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ), (__m512)sum,
+                                        (__m512)x);
+#else
+  return sum + (slimVector)((slimSignedVector)x & (a < b));
+#endif
+}
 /* Four vectors of 16-bit integers, brought to −most … most, plus most, as bytes, in order. */
 static inline void slimStoreBytes(uint8_t* out, const slimSignedVector k[4], int32_t most) {
 #if defined(__AVX512F__)
@@ -341,6 +344,160 @@ static inline void slimStoreBytes(uint8_t* out, const slimSignedVector k[4], int
     const int32_t x = k[i / SLIM_LANES][i % SLIM_LANES];
     out[i] = (uint8_t)((x > most ? most : x < -most ? -most : x) + most);
   }
+#endif
+}
+
+/* Four vectors of integers less `minus`, 0 … 127, below the signs of x, as bytes in order. */
+static inline void slimStoreSignedBytes(uint8_t* out, const slimVector x[4], const slimSignedVector k[4],
+                                        int32_t minus) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i less = _mm512_set1_epi16((short)minus);
+  const __m512i a = _mm512_sub_epi16(_mm512_packs_epi32((__m512i)k[0], (__m512i)k[1]), less);
+  const __m512i b = _mm512_sub_epi16(_mm512_packs_epi32((__m512i)k[2], (__m512i)k[3]), less);
+  const __m512i signs = _mm512_packs_epi16(_mm512_packs_epi32((__m512i)x[0], (__m512i)x[1]),
+                                           _mm512_packs_epi32((__m512i)x[2], (__m512i)x[3]));
+  const __m512i bytes =
+      _mm512_ternarylogic_epi32(signs, _mm512_set1_epi8(-128), _mm512_packus_epi16(a, b), 0xea); /* s & bit | byte */
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, bytes));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), less = _mm256_set1_epi16((short)minus);
+  const __m256i a = _mm256_sub_epi16(_mm256_packs_epi32((__m256i)k[0], (__m256i)k[1]), less);
+  const __m256i b = _mm256_sub_epi16(_mm256_packs_epi32((__m256i)k[2], (__m256i)k[3]), less);
+  const __m256i signs = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]),
+                                           _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]));
+  const __m256i bytes = _mm256_or_si256(_mm256_and_si256(signs, _mm256_set1_epi8(-128)), _mm256_packus_epi16(a, b));
+  _mm256_storeu_si256((__m256i*)(void*)out, _mm256_permutevar8x32_epi32(bytes, order));
+#elif defined(__SSE2__)
+  const __m128i less = _mm_set1_epi16((short)minus);
+  const __m128i a = _mm_sub_epi16(_mm_packs_epi32((__m128i)k[0], (__m128i)k[1]), less);
+  const __m128i b = _mm_sub_epi16(_mm_packs_epi32((__m128i)k[2], (__m128i)k[3]), less);
+  const __m128i signs =
+      _mm_packs_epi16(_mm_packs_epi32((__m128i)x[0], (__m128i)x[1]), _mm_packs_epi32((__m128i)x[2], (__m128i)x[3]));
+  _mm_storeu_si128((__m128i*)(void*)out,
+                   _mm_or_si128(_mm_and_si128(signs, _mm_set1_epi8(-128)), _mm_packus_epi16(a, b)));
+#else
+  for (uint32_t i = 0; i < 4 * SLIM_LANES; i++) {
+    const uint32_t t = i / SLIM_LANES, j = i % SLIM_LANES;
+    out[i] = (uint8_t)((uint32_t)(k[t][j] - minus) | (((slimBitsVector)x[t])[j] >> 24 & 0x80));
+  }
+#endif
+}
+/* Four vectors of integers plus `plus`, 0 … 15, two a byte, in order. */
+static inline void slimStoreNibbles(uint8_t* out, const slimSignedVector k[4], int32_t plus) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i a = _mm512_packs_epi32((__m512i)k[0], (__m512i)k[1]);
+  const __m512i b = _mm512_packs_epi32((__m512i)k[2], (__m512i)k[3]);
+  const __m512i bytes = _mm512_add_epi8(_mm512_packs_epi16(a, b), _mm512_set1_epi8((char)plus));
+  const __m512i pairs = _mm512_maddubs_epi16(bytes, _mm512_set1_epi16(0x1001));
+  _mm256_storeu_si256((__m256i*)(void*)out, _mm512_cvtepi16_epi8(_mm512_permutexvar_epi32(order, pairs)));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i a = _mm256_packs_epi32((__m256i)k[0], (__m256i)k[1]);
+  const __m256i b = _mm256_packs_epi32((__m256i)k[2], (__m256i)k[3]);
+  const __m256i bytes = _mm256_add_epi8(_mm256_packs_epi16(a, b), _mm256_set1_epi8((char)plus));
+  const __m256i pairs = _mm256_permutevar8x32_epi32(_mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x1001)), order);
+  _mm_storeu_si128((__m128i*)(void*)out,
+                   _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
+#elif defined(__SSE2__)
+  const __m128i a = _mm_packs_epi32((__m128i)k[0], (__m128i)k[1]), b = _mm_packs_epi32((__m128i)k[2], (__m128i)k[3]);
+  const __m128i bytes = _mm_add_epi8(_mm_packs_epi16(a, b), _mm_set1_epi8((char)plus));
+  const __m128i pairs = _mm_and_si128(_mm_or_si128(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi16(0xff));
+  _mm_storel_epi64((__m128i*)(void*)out, _mm_packus_epi16(pairs, pairs));
+#else
+  for (uint32_t i = 0; i < 2 * SLIM_LANES; i++)
+    out[i] = (uint8_t)((k[2 * i / SLIM_LANES][2 * i % SLIM_LANES] + plus) |
+                       (k[(2 * i + 1) / SLIM_LANES][(2 * i + 1) % SLIM_LANES] + plus) << 4);
+#endif
+}
+
+/* Four vectors' masks as one; k(0) … k(3), lanes of integers, as bytes (AVX2: 0–3, 16–19, 4–7, … in 32-bit lanes). */
+#if defined(__AVX512F__)
+#define SLIM_MASK64(k)                                                        \
+  ((uint64_t)(k)[3] << 48 | (uint64_t)(k)[2] << 32 | (uint64_t)(k)[1] << 16 | \
+   (uint64_t)(k)[0]) /* kunpck takes longer */
+#elif defined(__AVX2__)
+#define SLIM_BYTES(k)                                                      \
+  _mm256_packs_epi16(_mm256_packs_epi32((__m256i)(k(0)), (__m256i)(k(1))), \
+                     _mm256_packs_epi32((__m256i)(k(2)), (__m256i)(k(3))))
+#elif defined(__SSE2__)
+#define SLIM_BYTES(k) \
+  _mm_packs_epi16(_mm_packs_epi32((__m128i)(k(0)), (__m128i)(k(1))), _mm_packs_epi32((__m128i)(k(2)), (__m128i)(k(3))))
+#endif
+/* A bit for each element of four vectors: it is below zero. */
+static inline void slimStoreSigns(uint8_t* out, const slimVector x[4]) {
+#if defined(__AVX512F__)
+  __mmask16 below[4];
+  for (uint32_t t = 0; t < 4; t++) below[t] = _mm512_cmp_ps_mask((__m512)x[t], _mm512_setzero_ps(), _CMP_LT_OQ);
+  const uint64_t signs = SLIM_MASK64(below);
+  memcpy(out, &signs, 8);
+#elif defined(__AVX2__)
+#define SLIM_BELOW(t) (x[t] < 0)
+  const int signs = _mm256_movemask_epi8(
+      _mm256_permutevar8x32_epi32(SLIM_BYTES(SLIM_BELOW), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  memcpy(out, &signs, 4);
+#elif defined(__SSE2__)
+#define SLIM_BELOW(t) (x[t] < 0)
+  const uint16_t signs = (uint16_t)_mm_movemask_epi8(SLIM_BYTES(SLIM_BELOW));
+  memcpy(out, &signs, 2);
+#else
+  memset(out, 0, SLIM_LANES / 2);
+  for (uint32_t i = 0; i < 4 * SLIM_LANES; i++)
+    out[i / 8] |= (uint8_t)((x[i / SLIM_LANES][i % SLIM_LANES] < 0) << i % 8);
+#endif
+}
+/* 2-bit codes of four vectors x: 1, but where y is below a 2, or 0 of negative x. How many are not 1. */
+static inline uint32_t slimStoreTernary(uint8_t* out, const slimVector x[4], const slimVector y[4],
+                                        const slimVector a[4]) {
+#if defined(__AVX512F__)
+  __mmask16 some[4];
+  for (uint32_t t = 0; t < 4; t++) some[t] = _mm512_cmp_ps_mask((__m512)y[t], (__m512)a[t], _CMP_LT_OQ);
+  const __mmask64 all = SLIM_MASK64(some);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                one = _mm512_set1_epi8(1);
+  const __m512i signs =
+      _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32((__m512i)x[0], (__m512i)x[1]),
+                                                         _mm512_packs_epi32((__m512i)x[2], (__m512i)x[3])));
+  const __m512i sign = _mm512_mask_mov_epi8(one, _mm512_movepi8_mask(signs), _mm512_set1_epi8(-1));
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_mask_add_epi8(one, all, one, sign), _mm512_set1_epi16(0x0401));
+  const __m512i fours = _mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001));
+  _mm_storeu_si128((__m128i*)(void*)out, _mm512_cvtepi32_epi8(fours));
+  return (uint32_t)__builtin_popcountll(all);
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), one = _mm256_set1_epi8(1);
+#define SLIM_SOME(t) (y[t] < a[t])
+#define SLIM_SIGN(t) x[t]
+  const __m256i some = SLIM_BYTES(SLIM_SOME);
+  const __m256i sign = _mm256_or_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), SLIM_BYTES(SLIM_SIGN)), one);
+  const __m256i codes = _mm256_add_epi8(one, _mm256_and_si256(some, sign));
+  const __m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0401));
+  const __m256i fours = _mm256_permutevar8x32_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi32(0x00100001)), order);
+  const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+  _mm_storel_epi64((__m128i*)(void*)out, _mm_packus_epi16(halves, halves));
+  return (uint32_t)__builtin_popcount((uint32_t)_mm256_movemask_epi8(some));
+#elif defined(__SSE2__)
+#define SLIM_SOME(t) (y[t] < a[t])
+#define SLIM_SIGN(t) x[t]
+  const __m128i one = _mm_set1_epi8(1), some = SLIM_BYTES(SLIM_SOME);
+  const __m128i sign = _mm_or_si128(_mm_cmpgt_epi8(_mm_setzero_si128(), SLIM_BYTES(SLIM_SIGN)), one);
+  const __m128i codes = _mm_add_epi8(one, _mm_and_si128(some, sign));
+  const __m128i pairs = _mm_or_si128(codes, _mm_srli_epi16(codes, 6));
+  const __m128i fours = _mm_and_si128(_mm_or_si128(_mm_and_si128(pairs, _mm_set1_epi16(15)), _mm_srli_epi32(pairs, 12)),
+                                      _mm_set1_epi32(0xff));
+  const __m128i halves = _mm_packs_epi32(fours, fours);
+  const int four = _mm_cvtsi128_si32(_mm_packus_epi16(halves, halves));
+  memcpy(out, &four, 4);
+  return (uint32_t)__builtin_popcount((uint32_t)_mm_movemask_epi8(some));
+#else
+  uint32_t count = 0;
+  memset(out, 0, SLIM_LANES);
+  for (uint32_t i = 0; i < 4 * SLIM_LANES; i++) {
+    const uint32_t t = i / SLIM_LANES, j = i % SLIM_LANES, some = y[t][j] < a[t][j];
+    out[i / 4] |= (uint8_t)((some ? x[t][j] < 0 ? 0u : 2u : 1u) << 2 * (i % 4));
+    count += some;
+  }
+  return count;
 #endif
 }
 

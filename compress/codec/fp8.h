@@ -34,10 +34,17 @@ SLIM_CODEC_FN bool slimEncode_fp8(const slimNode* node, const slimBlock* b, cons
   const slimNormal normal = slimNormalise(b->maxBits);
   uint8_t* restrict out = slimBytesOf(sec[1], b->scratch);
   SLIM_ASSUME_BLOCK(size);
+#ifdef SLIM_CUDA
   if (node->e5m2)
     SLIM_EACH(i, size) out[i] = slimToFp8(v[i] * normal.p * 0x1p14f, 15, 2);
   else
     SLIM_EACH(i, size) out[i] = slimToFp8(v[i] * normal.p * 0x1p7f, 7, 3);
+#else
+  if (node->e5m2)
+    for (size_t i = 0; i < size; i += 4 * SLIM_LANES) slimToFp8s(out + i, v + i, normal.p, 0x1p14f, 15, 2);
+  else
+    for (size_t i = 0; i < size; i += 4 * SLIM_LANES) slimToFp8s(out + i, v + i, normal.p, 0x1p7f, 7, 3);
+#endif
   slimPutBytes(sec[1], out, size);
   float scale = b->maxBits ? (node->e5m2 ? 0x1p-14f : 0x1p-7f) : 0;
   return slimStoreScale(sec[0], scale, normal, node->e5m2 ? 0x1p15f : 0x1p8f);

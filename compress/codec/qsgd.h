@@ -98,99 +98,139 @@ SLIM_FN slimVector slimQsgdAt(const void* codes, uint32_t i, bool wide, int32_t 
 
 #ifndef SLIM_CUDA
 /* y of elements i …: (d + ½)/2^bits of their draws d. */
-SLIM_ALWAYS slimVector slimDitherHalves(const uint32_t* draws, uint32_t i) {
+SLIM_ALWAYS slimVector slimDitherHalves(const uint32_t* draws, size_t i) {
   return slimExactMulAdd(slimToFloats(slimHalvesAt(draws, i)), slimAll(0x1p-16f), slimAll(0x1p-17f));
 }
-SLIM_ALWAYS slimVector slimDitherWords(const uint32_t* draws, uint32_t i) {
+SLIM_ALWAYS slimVector slimDitherWords(const uint32_t* draws, size_t i) {
   return slimExactMulAdd(slimToFloats((slimSignedVector)(*(const slimBitsVector*)(draws + i) >> 8)), slimAll(0x1p-24f),
                          slimAll(0x1p-25f));
 }
-/* slimQsgdLevel and slimQsgdNearest of a vector; perWord: elements that share 32 bits of draws; 0: nearest, which never
- * passes the last level. */
-SLIM_ALWAYS slimSignedVector slimQsgdLevels(slimVector w, float r, float levels, const uint32_t* draws, uint32_t i,
+/* Largest magnitudes, by their bits, for which v·(p·r) and (v·p)·r have the same levels: what either rounds more is far
+ * below half a step. So do sums of v·q and w·q: what is not far below a step is normal in both. */
+SLIM_ALWAYS bool slimIsModerate(uint32_t maxBits) {
+  return maxBits == 0 || (maxBits >= slimBits(0x1p-63f) && maxBits < slimBits(0x1p95f));
+}
+/* slimQsgdLevel and slimQsgdNearest of a = v·p·r; perWord: elements that share 32 bits of draws; 0: nearest, which
+ * never passes the last level. */
+SLIM_ALWAYS slimSignedVector slimQsgdLevels(slimVector a, float levels, const uint32_t* draws, size_t i,
                                             const uint32_t perWord, const bool clamped) {
-  slimVector a = w * r;
-  if (!perWord) return slimTruncated(a + (slimVector)(((slimBitsVector)a & 0x80000000u) | slimBits(.5f)));
+  if (!perWord) return slimTruncated(a + slimSigned(.5f, a));
   if (clamped) a = slimGreater(slimSmaller(a, slimAll(levels)), slimAll(-levels));
   const slimSignedVector k = slimTruncated(a), outwards = (slimSignedVector)a >> 31 | 1;
   const slimVector rest = slimAbs(slimExactMulAdd(slimToFloats(k), slimAll(-1), a));
   return slimAddWhereBelow(k, outwards, perWord == 1 ? slimDitherWords(draws, i) : slimDitherHalves(draws, i), rest);
 }
-/* 64 elements from i. sums: Σw·k and Σk² are added to columns wk, kk. */
-SLIM_ALWAYS void slimQsgd64(uint8_t* codes, const float* v, uint32_t i, float p, float r, int32_t levels,
-                            const uint32_t* draws, const uint32_t perWord, const bool sums, slimVector* wk,
+/* 64 elements from i. out: codes a byte each, or of 4 bits. sums: Σv·k and Σk² are added to columns vk, kk. With 16-bit
+ * draws the last of few levels is never passed: the least y is above what a rounds. */
+SLIM_ALWAYS void slimQsgd64(uint8_t* out, const float* v, size_t i, float pr, int32_t levels, const uint32_t* draws,
+                            const uint32_t perWord, const uint32_t bits, const bool sums, slimVector* vk,
                             slimVector* kk) {
-  SLIM_UNROLLED for (uint32_t j = 0; j < SLIM_COLUMNS / 2; j += 4) {
+  const bool clamped = perWord == 1 || (perWord == 2 && bits > 4);
+  SLIM_UNROLLED for (size_t j = 0; j < SLIM_COLUMNS / 2; j += 4) {
     slimSignedVector k[4];
     SLIM_UNROLLED for (uint32_t t = 0; t < 4; t++) {
-      const uint32_t at = i + (j + t) * SLIM_LANES;
-      const slimVector w = slimLoad(v, at) * p;
-      k[t] = slimQsgdLevels(w, r, (float)levels, draws, at, perWord, sums);
+      const size_t at = i + (j + t) * SLIM_LANES;
+      const slimVector x = slimLoad(v, at);
+      k[t] = slimQsgdLevels(x * pr, (float)levels, draws, at, perWord, clamped);
       if (!sums) continue;
       const slimVector q = slimToFloats(k[t]);
-      wk[j + t] += w * q;
+      vk[j + t] += x * q;
       kk[j + t] += q * q;
     }
-    slimStoreBytes(codes + i + j * SLIM_LANES, k, levels);
+    if (bits == 4)
+      slimStoreNibbles(out + (i + j * SLIM_LANES) / 2, k, levels);
+    else
+      slimStoreBytes(out + i + j * SLIM_LANES, k, levels);
   }
 }
-/* A block's codes, a byte each; fit: wk, kk = tree(w·k), tree(k²). */
-SLIM_ALWAYS void slimQsgdBytes(uint8_t* codes, const float* v, uint32_t size, float p, float r, int32_t levels,
-                               const uint32_t* draws, const uint32_t perWord, bool fit, float* wk, float* kk) {
+/* A block's codes; fit: vk, kk = tree(v·k), tree(k²). */
+SLIM_ALWAYS void slimQsgdCodes(uint8_t* out, const float* v, uint32_t size, float pr, int32_t levels,
+                               const uint32_t* draws, const uint32_t perWord, const uint32_t bits, bool fit, float* vk,
+                               float* kk) {
   if (!fit) {
-    for (uint32_t i = 0; i < size; i += 64) slimQsgd64(codes, v, i, p, r, levels, draws, perWord, false, NULL, NULL);
+    for (size_t i = 0; i < size; i += 64) slimQsgd64(out, v, i, pr, levels, draws, perWord, bits, false, NULL, NULL);
     return;
   }
   slimVector a[SLIM_COLUMNS], b[SLIM_COLUMNS];
   slimTreeStart(a);
   slimTreeStart(b);
-  for (uint32_t i = 0; i < size; i += 128) {
-    slimQsgd64(codes, v, i, p, r, levels, draws, perWord, true, a, b);
+  for (size_t i = 0; i < size; i += 128) {
+    slimQsgd64(out, v, i, pr, levels, draws, perWord, bits, true, a, b);
     if (size > 64)
-      slimQsgd64(codes, v, i + 64, p, r, levels, draws, perWord, true, a + SLIM_COLUMNS / 2, b + SLIM_COLUMNS / 2);
+      slimQsgd64(out, v, i + 64, pr, levels, draws, perWord, bits, true, a + SLIM_COLUMNS / 2, b + SLIM_COLUMNS / 2);
   }
-  *wk = slimTreeFold(a);
+  *vk = slimTreeFold(a);
   *kk = slimTreeFold(b);
 }
 
-#ifdef __BMI2__
-/* Stochastic ternary codes of 32 elements from i: with one level, slimQsgdLevel is a ≥ 1 or y < a. fit: w·q is added to
- * columns wq. How many are not zero. */
-SLIM_ALWAYS uint32_t slimTernary32(uint8_t* restrict out, const float* restrict v, float p, float r,
-                                   const uint32_t* draws, const bool fit, slimVector* wq) {
-  const uint64_t even = 0x5555555555555555u;
-  uint32_t some = 0, below = 0;
-  SLIM_UNROLLED for (uint32_t j = 0; j < 32 / SLIM_LANES; j++) {
-    const size_t at = j * SLIM_LANES;
-    const slimVector w = slimLoad(v, at) * p, size = slimAbs(w), a = size * r;
-    const slimVector y = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, at), slimAllBits(0x3f7fffff));
-    some |= slimBelow(y, a) << j * SLIM_LANES;
-    below |= slimSigns(w) << j * SLIM_LANES;
-    if (fit) wq[j] += (slimVector)((slimSignedVector)size & (y < a));
-  }
-  const uint64_t codes = _pdep_u64(~some, even) | _pdep_u64(some & ~below, even << 1);
-  memcpy(out, &codes, 8);
-  return (uint32_t)__builtin_popcount(some);
-}
-/* A block of them. fit: wk = tree(w·q), kk = tree(q·q). */
-SLIM_ALWAYS void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, uint32_t size, float p, float r,
-                                  const slimDraws* draws, const bool fit, float* wk, float* kk) {
-  enum { each = 32 / SLIM_LANES };
-  slimVector wq[SLIM_COLUMNS];
-  uint32_t count = 0, words[128];
-  SLIM_ASSUME_BLOCK(size);
-  slimTreeStart(wq);
-  for (size_t i = 0; i < size; i += 128) {
-    slimDrawSome(draws, (uint32_t)i / 4, 32, words);
-    SLIM_UNROLLED for (uint32_t j = 0; j < 4; j++) {
-      if (j == 2 && size == 64) break;
-      count += slimTernary32(out + i / 4 + 8 * j, v + i + 32 * j, p, r, words + 32 * j, fit, wq + each * j);
+/* Stochastic ternary codes of four vectors of elements; pr = p·r. With one level, slimQsgdLevel is y < a, or a ≥ 1,
+ * which 16-bit draws are always below. fit: v·q is added to columns vq. How many are not zero. */
+SLIM_ALWAYS uint32_t slimTernaryVectors(uint8_t* restrict out, const float* restrict v, float pr, const uint32_t* draws,
+                                        const uint32_t perWord, const bool fit, slimVector* vq) {
+  slimVector x[4], y[4], a[4];
+  SLIM_UNROLLED for (uint32_t t = 0; t < 4; t++) {
+    x[t] = slimLoad(v, t * SLIM_LANES);
+    if (perWord == 2) { /* d < a·2^16 − ½, exact where that is not below zero */
+      y[t] = slimToFloats(slimHalvesAt(draws, t * SLIM_LANES));
+      a[t] = slimAbs(x[t]) * (pr * 0x1p16f) - .5f;
+    } else {
+      y[t] = (slimVector)slimLesser((slimBitsVector)slimDitherWords(draws, t * SLIM_LANES), slimAllBits(0x3f7fffff));
+      a[t] = slimAbs(x[t]) * pr;
     }
+    if (fit) vq[t] = slimSumWhereBelow(vq[t], slimAbs(x[t]), y[t], a[t]);
   }
-  *wk = slimTreeFold(wq);
+  return slimStoreTernary(out, x, y, a);
+}
+/* A block of them. fit: vk = tree(v·q), kk = tree(q·q). */
+SLIM_ALWAYS void slimTernaryCodes(uint8_t* restrict out, const float* restrict v, size_t size, float pr,
+                                  const slimDraws* draws, const uint32_t perWord, const bool fit, float* vk,
+                                  float* kk) {
+  enum { most = 128 };
+  slimVector vq[SLIM_COLUMNS];
+  uint32_t count = 0, words[most];
+  SLIM_ASSUME_BLOCK(size);
+  slimTreeStart(vq);
+  for (size_t i = 0; i < size; i += most * perWord) {
+    slimDrawSome(draws, (uint32_t)i / 4 / perWord, most / 4, words);
+    for (size_t h = 0; h < most * perWord && i + h < size; h += 128)
+      SLIM_UNROLLED for (size_t j = 0; j < SLIM_COLUMNS; j += 4) {
+        const size_t at = h + j * SLIM_LANES;
+        if (j == SLIM_COLUMNS / 2 && size == 64) break;
+        count += slimTernaryVectors(out + (i + at) / 4, v + i + at, pr, words + at / perWord, perWord, fit, vq + j);
+      }
+  }
+  *vk = slimTreeFold(vq);
   *kk = (float)count;
 }
-#endif
+/* Codes of at most 8 bits of a block of moderate size, by vectors; pr = p·r. fit: vk, kk as above. */
+SLIM_ALWAYS void slimEncodeLevels(const slimNode* node, const slimBlock* b, const float* restrict v, uint8_t* to,
+                                  float pr, float* vk, float* kk) {
+  const uint32_t size = b->size, bits = node->bits, perWord = node->nearest ? 0 : node->norm2 ? 1 : 2;
+  const int32_t levels = (int32_t)node->levels;
+  const bool fit = node->lsq;
+  if (levels == 1 && perWord) {
+    const slimDraws draws = slimDrawsOf(b->draw, slimDrawDither, node->branch, false, b->first, perWord);
+#define SLIM_TERNARY(perWord, fit) slimTernaryCodes(to, v, size, pr, &draws, perWord, fit, vk, kk)
+    if (perWord == 1)
+      fit ? SLIM_TERNARY(1, true) : SLIM_TERNARY(1, false);
+    else
+      fit ? SLIM_TERNARY(2, true) : SLIM_TERNARY(2, false);
+#undef SLIM_TERNARY
+    return;
+  }
+  uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(size / 4, 16));
+  uint8_t* out = bits == 4 || bits == 8 ? to : (uint8_t*)(void*)b->scratch;
+  if (perWord) slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, perWord, words);
+#define SLIM_CODES(perWord, bits) slimQsgdCodes(out, v, size, pr, levels, words, perWord, bits, fit, vk, kk)
+  if (perWord == 0)
+    bits == 4 ? SLIM_CODES(0, 4) : SLIM_CODES(0, 8);
+  else if (perWord == 1)
+    bits == 4 ? SLIM_CODES(1, 4) : SLIM_CODES(1, 8);
+  else
+    bits == 4 ? SLIM_CODES(2, 4) : SLIM_CODES(2, 8);
+#undef SLIM_CODES
+  if (out != to) slimPack(to, out, size, bits);
+}
 #endif
 
 SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
@@ -210,40 +250,21 @@ SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
   }
   const float r = m > 0 ? (float)levels / m : 0;
 
-  void* codes = b->scratch;
-  uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
 #ifndef SLIM_CUDA
-  if (!wide) {
-    float wk = 0, kk = 0;
-    if (node->nearest) {
-      slimQsgdBytes(codes, v, size, p, r, levels, NULL, 0, node->lsq, &wk, &kk);
-    } else if (node->norm2 || levels == 1) {
-#ifdef __BMI2__
-      if (levels == 1) {
-        const slimDraws draws = slimDrawsOf(b->draw, slimDrawDither, node->branch, false, b->first, 1);
-        if (node->lsq)
-          slimTernaryCodes(sec[1], v, size, p, r, &draws, true, &wk, &kk);
-        else
-          slimTernaryCodes(sec[1], v, size, p, r, &draws, false, &wk, &kk);
-        return slimStoreScale(sec[0], !node->lsq ? m : kk > 0 ? wk / kk : 0, normal, 1);
-      }
-#endif
-      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
-      slimQsgdBytes(codes, v, size, p, r, levels, words, 1, node->lsq, &wk, &kk);
-    } else {
-      slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
-      slimQsgdBytes(codes, v, size, p, r, levels, words, 2, node->lsq, &wk, &kk);
-    }
-    slimPack(sec[1], codes, size, node->bits);
-    return slimStoreScale(sec[0], !node->lsq ? m / (float)levels : kk > 0 ? wk / kk : 0, normal, (float)levels);
+  if (!wide && slimIsModerate(b->maxBits)) {
+    float vk = 0, kk = 0;
+    slimEncodeLevels(node, b, v, sec[1], p * r, &vk, &kk);
+    return slimStoreScale(sec[0], !node->lsq ? m / (float)levels : kk > 0 ? vk * p / kk : 0, normal, (float)levels);
   }
 #endif
+  void* codes = b->scratch;
+  uint32_t* words = (uint32_t*)(void*)(b->scratch + slimRoundUp(wide ? size / 2 : size / 4, 16));
   if (node->nearest) {
     if (wide)
       SLIM_QSGD_CODES(uint16_t, slimQsgdNearest(v[i] * p, r, levels));
     else
       SLIM_QSGD_CODES(uint8_t, slimQsgdNearest(v[i] * p, r, levels));
-  } else if (node->norm2 || levels == 1) {
+  } else if (node->norm2) {
     slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
     if (wide)
       SLIM_QSGD_CODES(uint16_t,

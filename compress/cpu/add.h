@@ -127,9 +127,10 @@ SLIM_ALWAYS slimVector slimAddByMask(slimVector sum, float scale, __mmask16 sign
 SLIM_ALWAYS __mmask16 slimMaskAt(const uint8_t* stream, size_t i) {
   return _load_mask16((__mmask16*)(uintptr_t)(stream + i / 8));
 }
-/* slimAddBlocks from 0, of signs. Four messages' signs choose among 16 sums, those that additions in turn give. */
-static uint32_t slimAddSigns(size_t size, const slimAddend* from, uint32_t count, float weight, const float* more,
-                             float* out) {
+/* slimAddBlocks from 0, of signs. Four messages' signs choose among 16 sums, those that additions in turn give. four:
+ * there are no others, and `more` is there. */
+SLIM_ALWAYS uint32_t slimAddSigns(size_t size, const slimAddend* from, uint32_t count, float weight, const float* more,
+                                  const bool four, float* out) {
   const slimBitsVector lane = SLIM_LIST16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const uint32_t chosen = count < 4 ? count : 4;
   const uint8_t* stream[4];
@@ -152,16 +153,16 @@ static uint32_t slimAddSigns(size_t size, const slimAddend* from, uint32_t count
       index = _mm512_mask_add_epi8(index, mask, index, _mm512_set1_epi8((char)(1 << r)));
     }
     index = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(gather, index), turn);
-    if (more) slimPrefetch((const char*)(more + at) + SLIM_AHEAD, 256);
+    if (four || more) slimPrefetch((const char*)(more + at) + SLIM_AHEAD, 256);
 #pragma GCC unroll 4
     for (size_t j = 0; j < 64; j += 16, index = _mm512_srli_epi32(index, 8)) {
       slimVector sum = (slimVector)_mm512_permutexvar_ps(index, (__m512)table);
-      if (count > 4) {
+      if (!four && count > 4) {
         for (const slimAddend* q = from + 4; q < from + count; q++)
           sum = slimAddByMask(sum, q->scale, slimMaskAt(q->codes + at / 8, j));
         sum *= weight;
       }
-      if (more) sum += slimLoad(more + at, j);
+      if (four || more) sum += slimLoad(more + at, j);
       most = slimLarger(most, (slimBitsVector)slimAbs(sum));
       slimStore(out + at, j, sum);
     }
@@ -176,7 +177,9 @@ static uint32_t slimAddBlocks(const slimNode* node, uint32_t size, const slimAdd
   slimBitsVector most = {0};
   SLIM_ASSUME_BLOCK(size);
 #if SLIM_LANES == 16
-  if (node->bits == 1 && !start) return slimAddSigns(size, from, count, weight, more, out);
+  if (node->bits == 1 && !start)
+    return count <= 4 && more ? slimAddSigns(size, from, count, weight, more, true, out)
+                              : slimAddSigns(size, from, count, weight, more, false, out);
 #endif
   SLIM_ADDED(SLIM_ADD)
   return slimLargest(most);

@@ -61,10 +61,14 @@ static void slimReduceUnitsFused(const slimReducePass* p, slimSource* source, co
   const slimDraw draw = slimDrawOf(&p->stamp);
   slimBlock b = {n, n, 0, 0, &draw, scratch + n, 0, NULL};
   float* u = scratch;
+  uint8_t flags = 0; /* of eight units, of all ranks */
   for (uint64_t unit = u0; unit < u1; unit++) {
     const uint64_t off = unit * n;
-    bool whole = off + n <= p->n && !(stats && unit % SLIM_SAMPLE == 0);
-    for (int r = 0; r < p->ranks; r++) whole = whole && !slimFlaggedAt(up, p->payloads[r], unit);
+    if (unit % 8 == 0 || unit == u0) {
+      flags = 0;
+      for (int r = 0; r < p->ranks; r++) flags |= p->payloads[r][up->flags + unit / 8];
+    }
+    const bool whole = off + n <= p->n && !(stats && unit % SLIM_SAMPLE == 0) && !(flags >> unit % 8 & 1);
     if (whole) {
       float* e = (float*)p->e + off;
       b.first = p->first + off;

@@ -23,14 +23,14 @@ using ref::Type;
 const char* nameOf(Input input) {
   static const char* const kNames[] = {"normal",  "laplace",  "heavy tail", "sparse", "constant", "denormal",
                                        "zero",    "huge",     "tiny",       "spike",  "scales",   "ties",
-                                       "integer", "plateaus", "non-finite", "comb",   "gaps"};
+                                       "integer", "plateaus", "non-finite", "comb",   "gaps",     "exponents"};
   return kNames[static_cast<int>(input)];
 }
 
 const std::vector<Input> kFiniteInputs = {Input::kNormal,   Input::kLaplace,  Input::kHeavyTail, Input::kSparse,
                                           Input::kConstant, Input::kDenormal, Input::kZero,      Input::kHuge,
                                           Input::kTiny,     Input::kSpike,    Input::kScales,    Input::kTies,
-                                          Input::kInteger,  Input::kPlateaus};
+                                          Input::kInteger,  Input::kPlateaus, Input::kExponents};
 
 Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
   // Only the engine's bits are used: the standard distributions differ between libraries.
@@ -97,6 +97,12 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
       case Input::kGaps:
         value = i % 512 < 64 ? 0 : sign * static_cast<double>(i + 1) / 64;
         break;
+      case Input::kExponents: {
+        static const int kTops[] = {-148, -127, -126, -125, -100, -64, -63, -62, 0, 60, 94, 95, 96, 120, 126};
+        const int below = static_cast<int>(random() % (random() % 4 ? 6 : 60));
+        value = sign * (1 + uniform()) * std::ldexp(1.0, kTops[i / 512 * 7 % std::size(kTops)] - below);
+        break;
+      }
       case Input::kNonFinite: {
         value = normal();
         uint64_t what = random() % 900;

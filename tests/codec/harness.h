@@ -32,6 +32,7 @@ enum class Input {
   kNonFinite,  // normal, with NaN, Inf and −Inf in some places
   kComb,       // one large value in 512: where a sample of a piece begins
   kGaps,       // rising, but zero where a sample of a piece looks
+  kExponents,  // each 512 elements below another power of two, from the least to the largest of fp32
 };
 const char* nameOf(Input input);
 extern const std::vector<Input> kFiniteInputs;

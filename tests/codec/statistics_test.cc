@@ -190,7 +190,7 @@ std::ostream& operator<<(std::ostream& out, const Unbiased& codec) { return out 
 const double k16 = std::ldexp(1.0, -17), k32 = std::ldexp(1.0, -25);
 
 const Unbiased kUnbiased[] = {
-    {"none(ternary(norm=inf))", 512, ternaryVariance(0, 512), k32},
+    {"none(ternary(norm=inf))", 512, ternaryVariance(0, 512), k16},
     {"none(ternary(norm=2))", 512, ternaryVariance(2, 512), k32},
     {"none(ternary(norm=2,block=64))", 500, ternaryVariance(2, 64), k32},
     {"none(ternary(norm=2,block=8192))", 8192, ternaryVariance(2, 8192), k32},

@@ -517,7 +517,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       } else {
         float k0 = std::floor(a);
         float y;
-        if (leaf.norm2 || leaf.levels == 1) {
+        if (leaf.norm2) {
           uint32_t d = draw32(place.stamp, kDither, place.branch, false, e0 + i) >> 8;
           y = (static_cast<float>(d) + 0.5f) * std::ldexp(1.0f, -24);
         } else {
