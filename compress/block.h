@@ -22,7 +22,8 @@ typedef struct {
   float lambda;           /* lambda=shared: the ranks' common λ; 0: not known, or none */
   const slimShape* shape; /* of the piece; NULL: the block's own */
 #ifdef SLIM_WARP
-  float* sent; /* where û goes, of codecs that have it at hand (tnqsgd); or NULL */
+  float* sent;    /* where û goes, of codecs that have it at hand (tnqsgd, qsgd); or NULL */
+  uint32_t signs; /* rotate: the thread's own (slimTurnSigns) */
 #endif
 } slimBlock;
 

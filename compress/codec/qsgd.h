@@ -233,6 +233,67 @@ SLIM_ALWAYS void slimEncodeLevels(const slimNode* node, const slimBlock* b, cons
 }
 #endif
 
+#ifdef SLIM_WARP
+/* slimQsgdNearest of a w that passes no level: the last one by less than a half. */
+SLIM_FN int32_t slimQsgdNear(float w, float r) {
+  const float a = w * r;
+  return (int32_t)(a + slimFloat((slimBits(a) & 0x80000000u) | slimBits(.5f)));
+}
+/* As below, with the levels in registers. */
+SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
+                                   uint8_t* const* sec) {
+  const uint32_t size = b->size, bits = node->bits;
+  const int32_t levels = (int32_t)node->levels;
+  const slimNormal normal = slimNormalise(b->maxBits);
+  const float p = normal.p;
+  float m = slimFloat(b->maxBits) * p;
+  if (node->norm2) {
+    float sum;
+    SLIM_TREE_SUM(sum, size, i, (v[i] * p) * (v[i] * p));
+    m = sqrtf(sum);
+  }
+  const float r = m > 0 ? (float)levels / m : 0;
+
+  int32_t k[SLIM_OWN];
+  uint32_t* words = (uint32_t*)(void*)b->scratch;
+  if (node->nearest) {
+    SLIM_EACH(i, size) k[i] = slimQsgdNear(v[i] * p, r);
+  } else if (node->norm2) {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 1, words);
+    SLIM_EACH(i, size)
+    k[i] = slimQsgdLevel(v[i] * p, r, fmaf((float)(int32_t)(words[i] >> 8), 0x1p-24f, 0x1p-25f), levels);
+  } else {
+    slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
+    const uint16_t* d = (const uint16_t*)(const void*)words;
+    SLIM_EACH(i, size) k[i] = slimQsgdLevel(v[i] * p, r, fmaf((float)(int32_t)d[i], 0x1p-16f, 0x1p-17f), levels);
+  }
+  uint32_t rows[SLIM_ROWS];
+  const uint32_t zeros = (uint32_t)levels * (1 + (1u << bits) + (1u << 2 * bits) + (1u << 3 * bits));
+  SLIM_EACH_ROW(r)
+  rows[r] = (uint32_t)k[4 * r] + ((uint32_t)k[4 * r + 1] << bits) + ((uint32_t)k[4 * r + 2] << 2 * bits) +
+            ((uint32_t)k[4 * r + 3] << 3 * bits) + zeros;
+  if (bits == 8)
+    slimPutWords(sec[1], rows);
+  else
+    slimPackRows(sec[1], rows, bits);
+
+  float step = m / (float)levels;
+  if (node->lsq) {
+    float wq, qq;
+    SLIM_TREE_SUM(wq, size, i, (v[i] * p) * (float)k[i]);
+    if (node->levels * node->levels * size <= 1u << 24) { /* integers that float sums in any order */
+      int32_t sum;
+      SLIM_INTEGER_SUM(sum, size, i, k[i] * k[i]);
+      qq = (float)sum;
+    } else {
+      SLIM_TREE_SUM(qq, size, i, (float)k[i] * (float)k[i]);
+    }
+    step = qq > 0 ? wq / qq : 0;
+  }
+  if (b->sent) SLIM_EACH(i, size) b->sent[i] = (float)k[i] * (step * normal.up);
+  return slimStoreScale(sec[0], step, normal, (float)levels);
+}
+#else
 SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, const float* restrict v,
                                    uint8_t* const* sec) {
   const uint32_t size = b->size;
@@ -301,6 +362,7 @@ SLIM_CODEC_FN bool slimEncode_qsgd(const slimNode* node, const slimBlock* b, con
     slimPack(sec[1], (const uint8_t*)codes, size, node->bits);
   return slimStoreScale(sec[0], step, normal, (float)levels);
 }
+#endif
 SLIM_CODEC_FN bool slimEncode_ternary(const slimNode* node, const slimBlock* b, const float* restrict v,
                                       uint8_t* const* sec) {
   return slimEncode_qsgd(node, b, v, sec);
@@ -322,6 +384,19 @@ static inline void slimTernaryValues(float* restrict out, const uint8_t* restric
 }
 #endif
 
+#ifdef SLIM_WARP
+/* Codes c of up to 5 bits: with the right exponent above it, a row's bits from at on are the fraction of 2^(23 − at) +
+ * c, and a conversion is a difference. */
+enum { SLIM_WHOLE_BITS = 5 };
+SLIM_FN void slimQsgdRowValues(float* restrict out, const uint32_t* restrict rows, uint32_t bits, float levels,
+                               float step) {
+  SLIM_UNROLL
+  for (uint32_t j = 0; j < 4; j++) {
+    const uint32_t at = j * bits, mask = ((1u << bits) - 1) << at, one = (127 + 23 - at) << 23;
+    SLIM_EACH_ROW(r) out[4 * r + j] = (slimFloat((rows[r] & mask) | one) - (slimFloat(one) + levels)) * step;
+  }
+}
+#endif
 SLIM_CODEC_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec, float* restrict out) {
   const uint32_t size = b->size;
   const bool wide = slimIsWide(node->bits);
@@ -330,6 +405,14 @@ SLIM_CODEC_FN void slimDecode_qsgd(const slimNode* node, const slimBlock* b, uin
 #ifndef SLIM_CUDA
   if (node->bits == 2) {
     slimTernaryValues(out, sec[1], size, (int32_t)node->levels, step);
+    return;
+  }
+#endif
+#ifdef SLIM_WARP
+  if (node->bits <= SLIM_WHOLE_BITS) {
+    uint32_t rows[SLIM_ROWS];
+    slimUnpackRows(rows, sec[1], node->bits);
+    slimQsgdRowValues(out, rows, node->bits, (float)node->levels, step);
     return;
   }
 #endif

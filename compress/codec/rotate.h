@@ -95,14 +95,24 @@ SLIM_FN float slimRotationScale(uint32_t n) {
   return (k & 1 ? 0x1.6a09e6p-1f : 1) * slimFloat((127 - k / 2) << 23);
 }
 
-/* Flips v's signs by the draws at its first index; times factor. */
-SLIM_FN void slimFlip(const slimNode* node, const slimBlock* b, float* restrict out, const float* restrict v,
-                      float factor, uint32_t* restrict words) {
-  slimDraw draw = *b->draw;
+/* The signs of a block that begins at index first. */
+SLIM_FN void slimTurnSigns(const slimNode* node, const slimDraw* of, uint64_t first, uint32_t size,
+                           uint32_t* restrict words) {
+  slimDraw draw = *of;
   if (node->fixedSigns) draw.step = 0;
   /* A counter covers 128 elements; a block of 64 may start in its middle. */
-  slimDrawWords(&draw, slimDrawRotation, node->branch, true, b->first / 128 * 128, b->size + 64, 32, words);
-  words += SLIM_FIRST_WORD(b->first);
+  slimDrawWords(&draw, slimDrawRotation, node->branch, true, first / 128 * 128, size + 64, 32, words);
+}
+/* Flips v's signs by those; times factor. */
+SLIM_FN void slimFlip(const slimNode* node, const slimBlock* b, float* restrict out, const float* restrict v,
+                      float factor, uint32_t* restrict scratch) {
+#ifdef SLIM_WARP
+  (void)node, (void)scratch;
+  const uint32_t* words = &b->signs;
+#else
+  slimTurnSigns(node, b->draw, b->first, b->size, scratch);
+  const uint32_t* words = scratch + SLIM_FIRST_WORD(b->first);
+#endif
   SLIM_EACH_WORD(i, b->size)
   SLIM_EACH_LANES(j) slimStore(out, i + j, slimFlipped(slimLoad(v, i + j) * factor, slimSignsOf(words[i / 32], j)));
 }

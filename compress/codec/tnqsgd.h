@@ -199,39 +199,49 @@ static inline void slimTruncatedValues(float* restrict out, const uint8_t* restr
 
 #ifdef SLIM_WARP /* as slimTruncatedCode and …Value, of up to 32 levels, which lie in the lanes */
 enum { SLIM_HELD_BITS = 6 };
-SLIM_FN float slimHold(const float* table, int32_t count) {
-  return slimThread() < (uint32_t)count ? table[slimThread()] : 0;
+/* Number t of `count` lies in lane h − 1 + t, modulo 32: shuffles take their lane so. */
+SLIM_FN float slimHold(const float* table, uint32_t h) {
+  const uint32_t t = (slimThread() + 33 - h) % 32;
+  return t < h ? table[t] : 0;
 }
-/* q: the codes' values at scale 1. */
-SLIM_FN void slimHeldCodes(uint8_t* restrict codes, float* restrict q, const float* restrict v, uint32_t size, float p,
-                           float r, const uint16_t* restrict d, const float* restrict table, int32_t h) {
+/* rows: the codes, as slimPackRows takes them; q: their values at scale 1. */
+SLIM_FN void slimHeldCodes(uint32_t* restrict rows, float* restrict q, const float* restrict v, uint32_t size, float p,
+                           float r, const uint16_t* restrict d, const float* restrict table, uint32_t bits) {
+  const uint32_t h = 1u << (bits - 1);
   const float lows = slimHold(table, h), levels = slimHold(table + 1, h);
-  const float middle = __shfl_sync(SLIM_ALL_LANES, levels, h / 2 - 1);
-  int32_t below[SLIM_OWN];
-  SLIM_EACH(i, size) below[i] = fabsf(v[i] * p * r) >= middle ? h / 2 : 0;
+  const float middle = __shfl_sync(SLIM_ALL_LANES, lows, (int)(h - 1 + h / 2));
+  uint32_t code[SLIM_OWN]; /* h − 1 + how many levels are not above |t| */
+  SLIM_EACH(i, size) code[i] = fabsf(v[i] * p * r) >= middle ? h - 1 + h / 2 : h - 1;
   SLIM_ROLLED
-  for (int32_t step = h / 4; step; step /= 2) {
-    SLIM_EACH(i, size) {
-      if (fabsf(v[i] * p * r) >= __shfl_sync(SLIM_ALL_LANES, levels, below[i] + step - 1)) below[i] += step;
-    }
+  for (uint32_t step = h / 4; step; step /= 2) {
+    const float ahead = __shfl_sync(SLIM_ALL_LANES, lows, (int)(slimThread() + step));
+    SLIM_EACH(i, size)
+    code[i] = slimAddWhere(code[i], step, fabsf(v[i] * p * r) >= __shfl_sync(SLIM_ALL_LANES, ahead, (int)code[i]));
   }
   SLIM_EACH(i, size) {
     const float t = v[i] * p * r;
-    const float low = __shfl_sync(SLIM_ALL_LANES, lows, below[i]);
-    const float high = __shfl_sync(SLIM_ALL_LANES, levels, below[i]);
-    const float y = (float)(int32_t)d[i] * 0x1p-16f + 0x1p-17f;
-    const bool up = y * (high - low) < fabsf(t) - low;
-    const int32_t m = below[i] + up;
-    codes[i] = (uint8_t)(t < 0 ? h - m : h - 1 + m);
-    q[i] = t < 0 ? -(up ? high : low) : up ? high : low;
+    const float low = __shfl_sync(SLIM_ALL_LANES, lows, (int)code[i]);
+    const float high = __shfl_sync(SLIM_ALL_LANES, levels, (int)code[i]);
+    const float y = fmaf((float)(int32_t)d[i], 0x1p-16f, 0x1p-17f); /* exact */
+    const bool up = y * (high - low) < fabsf(t) - low, left = t < 0;
+    code[i] = slimXorWhere(slimAddWhere(code[i], 1, up), 2 * h - 1, left);
+    q[i] = left ? -(up ? high : low) : up ? high : low;
   }
+  SLIM_EACH_ROW(r)
+  rows[r] = code[4 * r] | code[4 * r + 1] << bits | code[4 * r + 2] << 2 * bits | code[4 * r + 3] << 3 * bits;
 }
-SLIM_FN void slimHeldValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
-                            const float* restrict table, float scale, int32_t h) {
-  const float values = slimHold(table + 1, h) * scale;
-  SLIM_EACH(i, size) {
-    const int32_t c = (int32_t)codes[i] - h, left = c >> 31;
-    out[i] = slimFloat(slimBits(__shfl_sync(SLIM_ALL_LANES, values, c ^ left)) ^ ((uint32_t)left & 0x80000000u));
+SLIM_FN void slimHeldValues(float* restrict out, const uint32_t* restrict rows, uint32_t size,
+                            const float* restrict table, float scale, uint32_t bits) {
+  const uint32_t h = 1u << (bits - 1), lane = slimThread();
+  const float values = slimTruncatedValue((int32_t)(lane % (2 * h)), table, (int32_t)h, scale);
+  SLIM_EACH(i, size) out[i] = __shfl_sync(SLIM_ALL_LANES, values, (int)(rows[i / 4] >> i % 4 * bits));
+  if (2 * h > 32) {
+    const float others = slimTruncatedValue((int32_t)(lane + 32), table, (int32_t)h, scale);
+    SLIM_EACH(i, size) {
+      const uint32_t code = rows[i / 4] >> i % 4 * bits;
+      const float other = __shfl_sync(SLIM_ALL_LANES, others, (int)code);
+      out[i] = code & 32 ? other : out[i];
+    }
   }
 }
 #endif
@@ -245,12 +255,6 @@ SLIM_FN void slimTruncatedCodes(uint8_t* restrict codes, const float* restrict v
 }
 SLIM_FN void slimTruncatedValues(float* restrict out, const uint8_t* restrict codes, uint32_t size,
                                  const float* restrict table, float scale, uint32_t bits) {
-#ifdef SLIM_WARP
-  if (bits <= SLIM_HELD_BITS) {
-    slimHeldValues(out, codes, size, table, scale, 1 << (bits - 1));
-    return;
-  }
-#endif
   SLIM_ASSUME_BLOCK(size);
   SLIM_EACH(i, size) out[i] = slimTruncatedValue(codes[i], table, 1 << (bits - 1), scale);
 }
@@ -329,16 +333,17 @@ SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
   slimDrawWords(b->draw, slimDrawDither, node->branch, false, b->first, size, 2, words);
   const uint16_t* d = (const uint16_t*)(const void*)words;
 #ifdef SLIM_WARP
-  const bool sends = b->sent != NULL;
-  q = sends ? b->sent : q + size; /* registers that had draws are not values' */
+  q = b->sent ? b->sent : q + size; /* registers that had draws are not values' */
   if (bits <= SLIM_HELD_BITS) {
-    slimHeldCodes(codes, q, v, size, p, r, d, table, 1 << (bits - 1));
+    uint32_t rows[SLIM_ROWS];
+    slimHeldCodes(rows, q, v, size, p, r, d, table, bits);
+    slimPackRows(packed, rows, bits);
   } else {
     slimTruncatedCodes(codes, v, size, p, r, d, table, bits);
+    slimPack(packed, codes, size, bits);
     slimTruncatedValues(q, codes, size, table, 1, bits);
   }
 #else
-  const bool sends = false;
   slimTruncatedCodes(codes, v, size, p, r, d, table, bits);
   if (node->lsq) {
     slimSync();
@@ -346,7 +351,6 @@ SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
     slimSync();
   }
 #endif
-  if (sends) slimPack(packed, codes, size, bits); /* now, for the codes' registers */
 
   float scale = gamma;
   if (node->lsq) {
@@ -356,19 +360,28 @@ SLIM_CODEC_FN bool slimEncode_tnqsgd(const slimNode* node, const slimBlock* b, c
     SLIM_TREE_SUM(qq, size, i, slimLoad(q, i) * slimLoad(q, i));
     scale = wq / qq;
   }
-  if (sends) {
-    SLIM_EACH(i, size) q[i] *= scale * normal.up;
-  } else {
-    slimPack(packed, codes, size, bits);
-  }
+#ifdef SLIM_WARP
+  if (b->sent) SLIM_EACH(i, size) q[i] *= scale * normal.up;
+#else
+  slimPack(packed, codes, size, bits);
+#endif
   return slimStoreScale(sec[0], scale, normal, table[1u << (bits - 1)]);
 }
 SLIM_CODEC_FN void slimDecode_tnqsgd(const slimNode* node, const slimBlock* b, uint8_t* const* sec,
                                      float* restrict out) {
   uint8_t* codes = (uint8_t*)(void*)b->scratch;
+  const uint8_t* packed = node->powerlaw ? sec[2] : sec[1];
   const float scale = slimLoadFloat(sec[0]);
   const float* table = slimTables(node) + (node->powerlaw ? *sec[1] * slimTableStride(node) : 0);
-  slimUnpack(codes, node->powerlaw ? sec[2] : sec[1], b->size, node->bits);
+#ifdef SLIM_WARP
+  if (node->bits <= SLIM_HELD_BITS) {
+    uint32_t rows[SLIM_ROWS];
+    slimUnpackRows(rows, packed, node->bits);
+    slimHeldValues(out, rows, b->size, table, scale, node->bits);
+    return;
+  }
+#endif
+  slimUnpack(codes, packed, b->size, node->bits);
   slimTruncatedValues(out, codes, b->size, table, scale, node->bits);
 }
 SLIM_CODEC_FN bool slimEncode_tqsgd(const slimNode* node, const slimBlock* b, const float* restrict v,

@@ -174,6 +174,7 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
   float q[SLIM_OWN];
   const bool sent = SLIM_HAS_SENT(shape) && !sharedX; /* where x is held, too, there are not registers enough */
   region.sent = sent ? q : NULL;
+  region.signs = slimSignsOfUnit(shape, tree, draw, first);
   (void)partial; /* a block's */
 #else
   if (partial) slimPutPartial(slimRoot(tree), &region, a->v, ok, partial);
@@ -197,6 +198,9 @@ SLIM_FN void SLIM_NAME(encodeUnit)(const slimTreeShape shape, const slimTree* tr
 #endif
   SLIM_ARENA(more, SLIM_SCRATCH, q + n);
   region.scratch = more;
+#ifdef SLIM_WARP
+  if (!sent) region.signs = slimSignsOfUnit(shape, tree, draw, first); /* again: kept, they take a register too many */
+#endif
   if (!sent) slimDecodeShape(shape, tree, &region, a->staging, a->sec, q);
   slimSync();
   SLIM_ARENA(words, SLIM_OWN, more);
@@ -360,7 +364,7 @@ SLIM_FN void slimSurveyUnits(const slimEncodeArgs* p, float* shared) {
 /* û of a whole unit, from where its sections lie: those of a flagged one (true) are zeros. */
 SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
                                     const uint8_t* payload, uint64_t unit, uint64_t first, const slimDraw* draw,
-                                    float* scratch, float* v) {
+                                    uint32_t signs, float* scratch, float* v) {
   const uint32_t flags = payload[l->flags + unit / 8]; /* under way with the sections */
   uint8_t* const at = (uint8_t*)(uintptr_t)payload;    /* only read */
   const uint64_t i = (uint32_t)unit;                   /* a product of 32 bits is one instruction */
@@ -375,6 +379,7 @@ SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* t
   region.scratch = scratch;
   region.lambda = 0;
   region.shape = NULL;
+  region.signs = signs;
   slimDecodeSections(shape, slimRoot(tree), &region, sec, v);
   return flags >> unit % 8 & 1;
 }
@@ -384,12 +389,14 @@ SLIM_FN bool SLIM_NAME(sourceWhole)(const slimTreeShape shape, const slimTree* t
  * a selector's and is added to it, where v stays; or NULL. Ends with a barrier. */
 SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tree, const slimLayout* l,
                                    const uint8_t* payload, uint64_t unit, uint32_t nv, uint64_t first,
-                                   const slimDraw* draw, REAL lambda, uint8_t* staging, uint8_t** sec, float* scratch,
-                                   float* v, float* sum, int* exponent) {
+                                   const slimDraw* draw, uint32_t signs, REAL lambda, uint8_t* staging, uint8_t** sec,
+                                   float* scratch, float* v, float* sum, int* exponent) {
   slimBlock region;
   *exponent = 0;
 #ifdef SLIM_WARP
-  if (nv == SLIM_WARP_UNIT) return !SLIM_NAME(sourceWhole)(shape, tree, l, payload, unit, first, draw, scratch, v);
+  if (nv == SLIM_WARP_UNIT)
+    return !SLIM_NAME(sourceWhole)(shape, tree, l, payload, unit, first, draw, signs, scratch, v);
+  region.signs = signs;
 #endif
   if (slimHasFlag(payload, l, unit)) return false;
   region.size = SLIM_UNIT(tree);
@@ -406,6 +413,7 @@ SLIM_FN bool SLIM_NAME(sourceUnit)(const slimTreeShape shape, const slimTree* tr
 #ifdef SLIM_WARP
   (void)sum; /* a block's */
 #else
+  (void)signs; /* a warp's */
   if (shape == slimShape_flat)
     slimDecodeFlat(slimRoot(tree), &region, sec, sum ? sum : v, sum != NULL);
   else
@@ -551,6 +559,8 @@ SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceA
     slimSync();
     SLIM_EACH(i, n) sum[i] = 0;
     slimStageShape(shape, tree, a.staging, a.sec);
+    const slimDraw signsDraw = slimDrawOf(&upStamp, step, 0); /* all ranks draw the same */
+    const uint32_t signs = slimSignsOfUnit(shape, tree, &signsDraw, p->first + off);
 #ifdef SLIM_WARP /* several ranks' loads are under way at once */
     if (nv == SLIM_WARP_UNIT && wrong == p->ranks) {
       SLIM_TWOFOLD
@@ -558,7 +568,7 @@ SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceA
         const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
         float q[SLIM_OWN];
         flagged |= SLIM_NAME(sourceWhole)(shape, tree, up, p->payloads + r * p->stride, unit, p->first + off, &rankDraw,
-                                          a.scratch, q);
+                                          signs, a.scratch, q);
         SLIM_EACH(i, n) sum[i] += q[i];
       }
     } else
@@ -566,8 +576,9 @@ SLIM_FN void SLIM_NAME(reduceUnits)(const slimTreeShape shape, const slimReduceA
       for (uint32_t r = 0; r < p->ranks && wrong == p->ranks; r++) {
         int exponent;
         const slimDraw rankDraw = slimDrawOf(&upStamp, step, r);
-        if (!SLIM_NAME(sourceUnit)(shape, tree, up, p->payloads + r * p->stride, unit, nv, p->first + off, &rankDraw, 0,
-                                   a.staging, a.sec, a.scratch, a.v, sparse ? (float*)(void*)sum : NULL, &exponent)) {
+        if (!SLIM_NAME(sourceUnit)(shape, tree, up, p->payloads + r * p->stride, unit, nv, p->first + off, &rankDraw,
+                                   signs, 0, a.staging, a.sec, a.scratch, a.v, sparse ? (float*)(void*)sum : NULL,
+                                   &exponent)) {
           flagged = true;
           continue;
         }
@@ -660,8 +671,9 @@ SLIM_FN void SLIM_NAME(decodeUnits)(const slimTreeShape shape, const slimDecodeA
     if (off + slimTeams() * n + n <= end) slimFetchSections(tree, &piece->layout, payload, at + slimTeams());
 #endif
     slimSync();
+    const uint32_t signs = slimSignsOfUnit(shape, tree, &draw, p->first + off);
     const bool lost =
-        fault || !SLIM_NAME(sourceUnit)(shape, tree, &piece->layout, payload, at, nv, p->first + off, &draw,
+        fault || !SLIM_NAME(sourceUnit)(shape, tree, &piece->layout, payload, at, nv, p->first + off, &draw, signs,
                                         known ? *known : 0, a.staging, a.sec, a.scratch, a.v, NULL, &exponent);
     if (known) {
       slimSync();

@@ -21,7 +21,9 @@ typedef enum {
 #define SLIM_ENCODE_TREE(root, b, v, table) ((void)(table), false)
 #define SLIM_DECODE_TREE(root, b, table, out) (void)(table)
 #define SLIM_IS_SPARSE(shape, tree) false
-#define SLIM_HAS_SENT(shape) ((shape) == slimShape_tnqsgd) /* slimBlock.sent */
+/* slimBlock.sent */
+#define SLIM_HAS_SENT(shape) \
+  ((shape) == slimShape_tnqsgd || (shape) == slimShape_qsgd || (shape) == slimShape_turned_qsgd)
 #else
 #define SLIM_ENCODE_TREE(root, b, v, table) \
   (shape == slimShape_flat ? slimEncodeFlat(root, b, v, table) : slimEncodeTree(root, b, v, table))
@@ -30,6 +32,20 @@ typedef enum {
 /* û is few values at their indices. */
 #define SLIM_IS_SPARSE(shape, tree) ((shape) == slimShape_flat && slimIsSelector(slimRoot(tree)))
 #endif
+
+/* slimBlock.signs of a warp's unit, which begins at index first; of others 0. */
+SLIM_FN uint32_t slimSignsOfUnit(const slimTreeShape shape, const slimTree* tree, const slimDraw* draw,
+                                 uint64_t first) {
+  uint32_t signs = 0;
+#ifdef SLIM_WARP
+#define SLIM_IS_TURNED(name) || shape == slimShape_turned_##name
+  if (false SLIM_TURNED(SLIM_IS_TURNED)) slimTurnSigns(slimRoot(tree), draw, first, SLIM_WARP_UNIT, &signs);
+#undef SLIM_IS_TURNED
+#else
+  (void)shape, (void)tree, (void)draw, (void)first;
+#endif
+  return signs;
+}
 
 /* A codec by itself has its sections at places that are known, and in shared memory for certain; others look them up.
  */
@@ -50,11 +66,15 @@ SLIM_FN bool slimEncodeShape(const slimTreeShape shape, const slimTree* tree, co
     return slimEncode_##name(root, b, v, sec);
     SLIM_CASTS(SLIM_CASE)
 #undef SLIM_CASE
-#define SLIM_CASE(name)                                                                                \
-  case slimShape_turned_##name: {                                                                      \
-    float z[SLIM_SCRATCH];                                                                             \
-    slimBlock inner;                                                                                   \
-    return slimRotate(root, b, v, z, &inner) && slimEncode_##name(slimInner(root, 0), &inner, z, sec); \
+#define SLIM_CASE(name)                                                    \
+  case slimShape_turned_##name: {                                          \
+    float z[SLIM_SCRATCH], q[SLIM_SCRATCH];                                \
+    slimBlock inner;                                                       \
+    if (!slimRotate(root, b, v, z, &inner)) return false;                  \
+    inner.sent = b->sent ? q : NULL;                                       \
+    const bool ok = slimEncode_##name(slimInner(root, 0), &inner, z, sec); \
+    if (b->sent) slimRotateBack(root, b, b->sent, q);                      \
+    return ok;                                                             \
   }
     SLIM_TURNED(SLIM_CASE)
 #undef SLIM_CASE

@@ -100,11 +100,13 @@ SLIM_FN uint4 slimPhiloxAt(uint32_t c0, const uint32_t counter[3], const uint32_
   uint32_t x0 = c0, x1 = counter[0], x2 = counter[1], x3 = counter[2], k0 = key[0], k1 = key[1];
   SLIM_UNROLL
   for (int round = 0; round < 7; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-    const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
-    x0 = (uint32_t)(b >> 32) ^ x1 ^ k0;
-    x1 = (uint32_t)b;
-    x2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
-    x3 = (uint32_t)a;
+    /* not as products of 64 bits: the compiler goes on with all 64 */
+    const uint32_t a = x0 * 0xD2511F53u, aHigh = __umulhi(x0, 0xD2511F53u);
+    const uint32_t b = x2 * 0xCD9E8D57u, bHigh = __umulhi(x2, 0xCD9E8D57u);
+    x0 = bHigh ^ x1 ^ k0;
+    x1 = b;
+    x2 = aHigh ^ x3 ^ k1;
+    x3 = a;
   }
   return make_uint4(x0, x1, x2, x3);
 }

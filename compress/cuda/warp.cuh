@@ -25,7 +25,8 @@ enum { SLIM_SCRATCH = 3 * SLIM_WARP_UNIT };
 #define SLIM_UNIT(tree) SLIM_WARP_UNIT
 enum { SLIM_OWN = SLIM_WARP_UNIT / 32, SLIM_ROWS = SLIM_WARP_UNIT / 128 };
 #define SLIM_EACH(i, n) SLIM_UNROLL for (uint32_t i = 0; (void)(n), i < SLIM_OWN; i++)
-#define SLIM_EACH_FROM(i, from, n) SLIM_EACH(i, n) if (slimPlace(i) >= (from))
+#define SLIM_EACH_FROM(i, from, n) \
+  if ((from) < (n)) SLIM_EACH(i, n) if (slimPlace(i) >= (from))
 #define SLIM_EACH_ROW(r) SLIM_UNROLL for (uint32_t r = 0; r < SLIM_ROWS; r++)
 /* A thread's own signs are one word, bit i that of index i. */
 #define SLIM_EACH_WORD(i, n) for (uint32_t i = 0; (void)(n), i < 1; i++)
@@ -41,6 +42,23 @@ SLIM_FN void slimPutQuad(float* v, uint32_t i, float4 x) {
   v[i + 3] = x.w;
 }
 SLIM_FN float slimFirst(const float* v) { return __shfl_sync(SLIM_ALL_LANES, v[0], 0); }
+/* slimAddWhere, slimXorWhere: x + y, x ^ y; x where not `where`. One instruction, where of a choice the compiler makes
+ * two. */
+#ifdef __CUDACC__
+#define SLIM_WHERE(name, instruction, operator)                                  \
+  SLIM_FN uint32_t name(uint32_t x, uint32_t y, bool where) {                    \
+    asm("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p " instruction " %0, %0, %2; }" \
+        : "+r"(x)                                                                \
+        : "r"((uint32_t)where), "r"(y));                                         \
+    return x;                                                                    \
+  }
+#else
+#define SLIM_WHERE(name, instruction, operator) \
+  SLIM_FN uint32_t name(uint32_t x, uint32_t y, bool where) { return where ? x operator y : x; }
+#endif
+SLIM_WHERE(slimAddWhere, "add.u32", +)
+SLIM_WHERE(slimXorWhere, "xor.b32", ^)
+#undef SLIM_WHERE
 
 /* ---- Maxima and sums -------------------------------------------------------------------------------------------- */
 
@@ -54,18 +72,25 @@ SLIM_FN uint32_t slimMaxBits(const float* restrict v, uint32_t n) {
   return slimMostOfAll(m);
 }
 
+/* Lanes share the columns out as they add: two are left each, then one. */
 SLIM_FN float slimFoldColumns(const float column[4]) {
-  float x[4] = {column[0], column[1], column[2], column[3]};
+  const bool right = slimThread() & 16, odd = slimThread() & 8;
+  float x[2];
   SLIM_UNROLL
-  for (int w = 16; w; w /= 2) SLIM_UNROLL
-  for (uint32_t c = 0; c < 4; c++) x[c] += __shfl_xor_sync(SLIM_ALL_LANES, x[c], w);
-  return (x[0] + x[2]) + (x[1] + x[3]);
+  for (uint32_t c = 0; c < 2; c++)
+    x[c] = (right ? column[c + 2] : column[c]) + __shfl_xor_sync(SLIM_ALL_LANES, right ? column[c] : column[c + 2], 16);
+  float y = (odd ? x[1] : x[0]) + __shfl_xor_sync(SLIM_ALL_LANES, odd ? x[0] : x[1], 8);
+  SLIM_UNROLL
+  for (int w = 4; w; w /= 2) y += __shfl_xor_sync(SLIM_ALL_LANES, y, w);
+  y += __shfl_xor_sync(SLIM_ALL_LANES, y, 16); /* column 0 and 2, 1 and 3 */
+  return y + __shfl_xor_sync(SLIM_ALL_LANES, y, 8);
 }
-#define SLIM_TREE_SUM(result, size, i, expr)       \
-  do {                                             \
-    float slimColumn_[4] = {0, 0, 0, 0};           \
-    SLIM_EACH(i, size) slimColumn_[i % 4] += expr; \
-    (result) = slimFoldColumns(slimColumn_);       \
+/* Columns begin with their first values, not with +0: where all are −0, the +0 at the end makes up for it. */
+#define SLIM_TREE_SUM(result, size, i, expr)                                              \
+  do {                                                                                    \
+    float slimColumn_[4];                                                                 \
+    SLIM_EACH(i, size) slimColumn_[i % 4] = i < 4 ? (expr) : slimColumn_[i % 4] + (expr); \
+    (result) = slimFoldColumns(slimColumn_) + 0.f;                                        \
   } while (0)
 #define SLIM_INTEGER_SUM(result, size, i, expr)             \
   do {                                                      \
@@ -129,6 +154,9 @@ SLIM_FN uint16_t* slimHalvesOf(uint8_t* stream, float* scratch) {
   (void)stream;
   return (uint16_t*)(void*)scratch;
 }
+SLIM_FN void slimPutWords(uint8_t* stream, const uint32_t* rows) {
+  SLIM_EACH_ROW(r)((uint32_t*)(void*)stream)[32 * r + slimThread()] = rows[r];
+}
 SLIM_FN void slimPutBytes(uint8_t* stream, const uint8_t* c, uint32_t n) {
   (void)n;
   SLIM_EACH_ROW(r)
@@ -172,60 +200,74 @@ SLIM_FN void slimTakeFloats(float* v, const uint8_t* stream, uint32_t n) {
   SLIM_EACH_ROW(r) slimPutQuad(v, 4 * r, ((const float4*)(const void*)stream)[32 * r + slimThread()]);
 }
 
-/* A thread's codes are 4·bits bits a row. Where those are no whole bytes, two threads' are: the even lane stores both's
- * of rows 0 and 1, the odd one of rows 2 and 3. */
 SLIM_FN bool slimIsWide(uint32_t bits) {
   (void)bits; /* up to 8 */
   return false;
 }
-SLIM_FN void slimPack(uint8_t* out, const uint8_t* codes, uint32_t n, uint32_t bits) {
+/* A thread's codes of a row as one word, 4·bits bits of it; not of 8 bits. Where those are no whole bytes (3, 5 to 7
+ * bits), two threads' are: the even lane stores both's of rows 0 and 1, the odd one of rows 2 and 3. */
+SLIM_FN void slimPackRows(uint8_t* out, const uint32_t* rows, uint32_t bits) {
   const uint32_t lane = slimThread();
-  uint32_t x[SLIM_ROWS];
+  if (bits == 4) {
+    SLIM_EACH_ROW(r)((uint16_t*)(void*)out)[32 * r + lane] = (uint16_t)rows[r];
+  } else if (bits == 2) {
+    SLIM_EACH_ROW(r) out[32 * r + lane] = (uint8_t)rows[r];
+  } else {
+    const bool odd = lane & 1;
+    uint64_t both[SLIM_ROWS / 2];
+    uint8_t* to = out + (16 * (odd ? SLIM_ROWS / 2 : 0) + lane / 2) * bits;
+    SLIM_UNROLL
+    for (uint32_t k = 0; k < SLIM_ROWS / 2; k++) {
+      const uint32_t upper = rows[SLIM_ROWS / 2 + k];
+      const uint32_t other = __shfl_xor_sync(SLIM_ALL_LANES, odd ? rows[k] : upper, 1);
+      const uint64_t low = odd ? other : rows[k], high = odd ? upper : other;
+      both[k] = low | high << 4 * bits;
+    }
+    SLIM_UNROLL
+    for (uint32_t j = 0; j < 7; j++) {
+      if (j >= 3 && j == bits) break;
+      SLIM_UNROLL
+      for (uint32_t k = 0; k < SLIM_ROWS / 2; k++) to[16 * bits * k + j] = (uint8_t)(both[k] >> 8 * j);
+    }
+  }
+}
+/* More bits may follow a row's. */
+SLIM_FN void slimUnpackRows(uint32_t* rows, const uint8_t* in, uint32_t bits) {
+  const uint32_t lane = slimThread();
+  if (bits == 4) {
+    SLIM_EACH_ROW(r) rows[r] = ((const uint16_t*)(const void*)in)[32 * r + lane];
+  } else if (bits == 2) {
+    SLIM_EACH_ROW(r) rows[r] = in[32 * r + lane];
+  } else {
+    const uint32_t at = 4 * bits * lane;
+    const uint32_t* words = (const uint32_t*)(const void*)in + at / 32;
+    SLIM_EACH_ROW(r) {
+      const bool last = r == SLIM_ROWS - 1 && at / 32 == 4 * bits - 1; /* of the stream */
+      rows[r] = (uint32_t)(((uint64_t)words[last ? 0 : 1] << 32 | words[0]) >> at % 32);
+      words += 4 * bits;
+    }
+  }
+}
+SLIM_FN void slimPack(uint8_t* out, const uint8_t* codes, uint32_t n, uint32_t bits) {
   if (bits == 8) {
     slimPutBytes(out, codes, n);
     return;
   }
+  uint32_t rows[SLIM_ROWS];
   SLIM_EACH_ROW(r)
-  x[r] = (uint32_t)codes[4 * r] | (uint32_t)codes[4 * r + 1] << bits | (uint32_t)codes[4 * r + 2] << 2 * bits |
-         (uint32_t)codes[4 * r + 3] << 3 * bits;
-  if (bits == 4) {
-    SLIM_EACH_ROW(r)((uint16_t*)(void*)out)[32 * r + lane] = (uint16_t)x[r];
-  } else if (bits == 2) {
-    SLIM_EACH_ROW(r) out[32 * r + lane] = (uint8_t)x[r];
-  } else {
-    const bool odd = lane & 1;
-    SLIM_UNROLL
-    for (uint32_t k = 0; k < SLIM_ROWS / 2; k++) {
-      const uint32_t other = __shfl_xor_sync(SLIM_ALL_LANES, odd ? x[k] : x[SLIM_ROWS / 2 + k], 1);
-      const uint64_t low = odd ? other : x[k], high = odd ? x[SLIM_ROWS / 2 + k] : other;
-      const uint64_t both = low | high << 4 * bits;
-      uint8_t* to = out + (16 * (odd ? SLIM_ROWS / 2 + k : k) + lane / 2) * bits;
-      SLIM_UNROLL
-      for (uint32_t j = 0; j < 7; j++)
-        if (j < bits) to[j] = (uint8_t)(both >> 8 * j);
-    }
-  }
+  rows[r] = (uint32_t)codes[4 * r] | (uint32_t)codes[4 * r + 1] << bits | (uint32_t)codes[4 * r + 2] << 2 * bits |
+            (uint32_t)codes[4 * r + 3] << 3 * bits;
+  slimPackRows(out, rows, bits);
 }
 SLIM_FN void slimUnpack(uint8_t* codes, const uint8_t* in, uint32_t n, uint32_t bits) {
-  const uint32_t lane = slimThread(), mask = (1u << bits) - 1;
+  const uint32_t mask = (1u << bits) - 1;
   if (bits == 8) {
     (void)slimTakeBytes(in, (float*)(void*)codes, n);
     return;
   }
-  uint32_t x[SLIM_ROWS];
-  if (bits == 4) {
-    SLIM_EACH_ROW(r) x[r] = ((const uint16_t*)(const void*)in)[32 * r + lane];
-  } else if (bits == 2) {
-    SLIM_EACH_ROW(r) x[r] = in[32 * r + lane];
-  } else {
-    const uint32_t at = 4 * bits * lane, last = 16 * bits - 1;
-    const uint32_t* words = (const uint32_t*)(const void*)in;
-    SLIM_EACH_ROW(r) {
-      const uint32_t k = 4 * bits * r + at / 32;
-      x[r] = (uint32_t)(((uint64_t)words[k < last ? k + 1 : k] << 32 | words[k]) >> at % 32);
-    }
-  }
-  SLIM_EACH(i, n) codes[i] = (uint8_t)(x[i / 4] >> i % 4 * bits & mask);
+  uint32_t rows[SLIM_ROWS];
+  slimUnpackRows(rows, in, bits);
+  SLIM_EACH(i, n) codes[i] = (uint8_t)(rows[i / 4] >> i % 4 * bits & mask);
 }
 
 /* Two threads share a byte of signs. */
