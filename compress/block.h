@@ -25,6 +25,9 @@ typedef struct {
   float* sent;    /* where û goes, of codecs that have it at hand (tnqsgd, qsgd); or NULL */
   uint32_t signs; /* rotate: the thread's own (slimTurnSigns) */
 #endif
+#ifndef SLIM_CUDA
+  float magnitudes; /* tree(|v|), where who made v has it (slimSumsMagnitudes); or 0 */
+#endif
 } slimBlock;
 
 #define SLIM_ASSUME_BLOCK(n)                           \
@@ -57,6 +60,12 @@ SLIM_FN slimNormal slimNormalise(uint32_t maxBits) {
   slimNormal n = {field == 254 ? 0x1p-127f : slimFloat((uint32_t)(254 - field) << 23), slimFloat((uint32_t)field << 23),
                   field - 127};
   return n;
+}
+
+/* The same where sums of magnitudes need no power: 1 between 2^-60 and 2^60. */
+SLIM_FN slimNormal slimNormaliseSum(uint32_t maxBits) {
+  const slimNormal one = {1, 1, 0};
+  return maxBits >= (127 - 60) << 23 && maxBits < (127 + 60) << 23 ? one : slimNormalise(maxBits);
 }
 
 #if defined(SLIM_WARP)

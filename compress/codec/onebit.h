@@ -112,12 +112,18 @@ SLIM_FN void slimDitherSigns(const slimNode* node, const slimBlock* b, const flo
 SLIM_CODEC_FN bool slimEncode_onebit(const slimNode* node, const slimBlock* b, const float* restrict v,
                                      uint8_t* const* sec) {
   const bool fixed = node->lambda == slimLambdaFixed;
-  const slimNormal normal = fixed ? (slimNormal){1, 1, 0} : slimNormalise(b->maxBits);
+  const slimNormal normal = fixed                                               ? (slimNormal){1, 1, 0}
+                            : node->lambda == slimLambdaNone && !node->unbiased ? slimNormaliseSum(b->maxBits)
+                                                                                : slimNormalise(b->maxBits);
   const float p = normal.p;
   float scale = 0, sum;
   switch (node->lambda) {
     case slimLambdaNone:
-      SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimLoad(v, i) * p));
+#ifndef SLIM_CUDA
+      sum = normal.e == 0 ? b->magnitudes : 0;
+      if (!(sum > 0))
+#endif
+        SLIM_TREE_SUM(sum, b->size, i, slimAbs(slimLoad(v, i) * p));
       if (node->unbiased) {
         float squares;
         SLIM_TREE_SUM(squares, b->size, i, (slimLoad(v, i) * p) * (slimLoad(v, i) * p));

@@ -127,10 +127,42 @@ SLIM_ALWAYS slimVector slimAddByMask(slimVector sum, float scale, __mmask16 sign
 SLIM_ALWAYS __mmask16 slimMaskAt(const uint8_t* stream, size_t i) {
   return _load_mask16((__mmask16*)(uintptr_t)(stream + i / 8));
 }
-/* slimAddBlocks from 0, of signs. Four messages' signs choose among 16 sums, those that additions in turn give. four:
- * there are no others, and `more` is there. */
+/* 64 elements from `at` of slimAddSigns; columns: to which their magnitudes are added; or NULL. */
+SLIM_ALWAYS slimBitsVector slimAddSigns64(size_t at, const uint8_t* const* stream, slimVector table,
+                                          const slimAddend* from, uint32_t count, float weight, const float* more,
+                                          const bool four, float* out, slimVector* columns, slimBitsVector most) {
+  /* bytes of 64 elements in order → 4 in a lane, 16 apart */
+  const __m512i gather = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  __m512i index = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < 4; r++) {
+    uint64_t mask;
+    memcpy(&mask, stream[r] + at / 8, 8);
+    index = _mm512_mask_add_epi8(index, mask, index, _mm512_set1_epi8((char)(1 << r)));
+  }
+  index = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(gather, index), turn);
+  if (four || more) slimPrefetch((const char*)(more + at) + SLIM_AHEAD, 256);
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 64; j += 16, index = _mm512_srli_epi32(index, 8)) {
+    slimVector sum = (slimVector)_mm512_permutexvar_ps(index, (__m512)table);
+    if (!four && count > 4) {
+      for (const slimAddend* q = from + 4; q < from + count; q++)
+        sum = slimAddByMask(sum, q->scale, slimMaskAt(q->codes + at / 8, j));
+      sum *= weight;
+    }
+    if (four || more) sum += slimLoad(more + at, j);
+    const slimVector magnitude = slimAbs(sum);
+    if (columns) columns[j / 16] += magnitude;
+    most = slimLarger(most, (slimBitsVector)magnitude);
+    slimStore(out + at, j, sum);
+  }
+  return most;
+}
+/* slimAddBlocks from 0, of signs. Four messages' signs choose among 16 sums, those that additions in turn give.
+ * magnitudes: tree(|out|) of whole columns, where that comes on the way; or NULL. */
 SLIM_ALWAYS uint32_t slimAddSigns(size_t size, const slimAddend* from, uint32_t count, float weight, const float* more,
-                                  const bool four, float* out) {
+                                  float* out, float* magnitudes) {
   const slimBitsVector lane = SLIM_LIST16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const uint32_t chosen = count < 4 ? count : 4;
   const uint8_t* stream[4];
@@ -140,46 +172,33 @@ SLIM_ALWAYS uint32_t slimAddSigns(size_t size, const slimAddend* from, uint32_t 
     if (r < chosen) table += (slimVector)((lane << (31 - r) & 0x80000000u) ^ slimBits(from[r].scale));
   }
   if (count <= 4) table *= weight;
-  /* bytes of 64 elements in order → 4 in a lane, 16 apart */
-  const __m512i gather = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   slimBitsVector most = {0};
-  for (size_t at = 0; at < size; at += 64) {
-    __m512i index = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (uint32_t r = 0; r < 4; r++) {
-      uint64_t mask;
-      memcpy(&mask, stream[r] + at / 8, 8);
-      index = _mm512_mask_add_epi8(index, mask, index, _mm512_set1_epi8((char)(1 << r)));
+  if (count <= 4 && more && magnitudes) {
+    slimVector columns[SLIM_COLUMNS];
+    slimTreeStart(columns);
+    for (size_t at = 0; at < size; at += 128) {
+      most = slimAddSigns64(at, stream, table, from, count, weight, more, true, out, columns, most);
+      most = slimAddSigns64(at + 64, stream, table, from, count, weight, more, true, out, columns + 4, most);
     }
-    index = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(gather, index), turn);
-    if (four || more) slimPrefetch((const char*)(more + at) + SLIM_AHEAD, 256);
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 64; j += 16, index = _mm512_srli_epi32(index, 8)) {
-      slimVector sum = (slimVector)_mm512_permutexvar_ps(index, (__m512)table);
-      if (!four && count > 4) {
-        for (const slimAddend* q = from + 4; q < from + count; q++)
-          sum = slimAddByMask(sum, q->scale, slimMaskAt(q->codes + at / 8, j));
-        sum *= weight;
-      }
-      if (four || more) sum += slimLoad(more + at, j);
-      most = slimLarger(most, (slimBitsVector)slimAbs(sum));
-      slimStore(out + at, j, sum);
-    }
+    *magnitudes = slimTreeFold(columns);
+  } else {
+    for (size_t at = 0; at < size; at += 64)
+      most = slimAddSigns64(at, stream, table, from, count, weight, more, false, out, NULL, most);
   }
   return slimLargest(most);
 }
 #endif
-/* out = (start + Σ value)·weight + more; start, more: may be NULL, for 0. The largest bits of out's magnitudes. */
+/* out = (start + Σ value)·weight + more; start, more: may be NULL, for 0. The largest bits of out's magnitudes.
+ * magnitudes: as slimAddSigns'. */
 static uint32_t slimAddBlocks(const slimNode* node, uint32_t size, const slimAddend* from, uint32_t count,
-                              const float* start, float weight, const float* more, float* out) {
+                              const float* start, float weight, const float* more, float* out, float* magnitudes) {
   const int32_t levels = (int32_t)node->levels;
   slimBitsVector most = {0};
   SLIM_ASSUME_BLOCK(size);
 #if SLIM_LANES == 16
-  if (node->bits == 1 && !start)
-    return count <= 4 && more ? slimAddSigns(size, from, count, weight, more, true, out)
-                              : slimAddSigns(size, from, count, weight, more, false, out);
+  if (node->bits == 1 && !start) return slimAddSigns(size, from, count, weight, more, out, magnitudes);
+#else
+  (void)magnitudes;
 #endif
   SLIM_ADDED(SLIM_ADD)
   return slimLargest(most);
@@ -230,20 +249,22 @@ SLIM_ALWAYS void slimAddendAt(slimAddend* q, const slimAdded* a, const uint8_t* 
   q->table = slimToFloats((lane & ((1 << node->bits) - 1)) - (int32_t)node->levels) * q->scale;
 }
 
-/* out = (Σ of ranks' units)·weight + more; more may be NULL. The largest bits of out's magnitudes. */
+/* out = (Σ of ranks' units)·weight + more; more may be NULL. The largest bits of out's magnitudes. magnitudes: NULL, or
+ * tree(|out|), of a multiple of 128 elements, if it comes on the way; else 0. */
 static __attribute__((noinline)) uint32_t slimAddUnits(const slimAdded* added, uint32_t size,
                                                        const uint8_t* const* payloads, int ranks, uint64_t unit,
-                                                       float weight, const float* more, float* out) {
+                                                       float weight, const float* more, float* out, float* magnitudes) {
   enum { most = 16 };
   slimAddend from[most];
   uint32_t largest = 0;
+  if (magnitudes) *magnitudes = 0;
   for (int r = 0; r < ranks; r += most) {
     const int count = ranks - r < most ? ranks - r : most;
     const bool last = r + count == ranks;
 #pragma GCC unroll 1
     for (int j = 0; j < count; j++) slimAddendAt(&from[j], added, payloads[r + j], unit);
     largest = slimAddBlocks(added->node, size, from, (uint32_t)count, r ? out : NULL, last ? weight : 1,
-                            last ? more : NULL, out);
+                            last ? more : NULL, out, magnitudes);
   }
   return largest;
 }

@@ -18,6 +18,11 @@ static bool slimIsFusedReduce(const slimReducePass* p) {
          slimIsAddedUp(p->down->tree) && p->up->tree->unit == p->down->tree->unit && slimRoot(p->up->tree)->bits < 16;
 }
 
+/* Whether the codec asks for tree(|v|), of whole columns: who makes v adds it up on the way. */
+static bool slimSumsMagnitudes(const slimNode* node) {
+  return node->op == slimOp_onebit && node->lambda == slimLambdaNone && !node->unbiased && node->block >= 128;
+}
+
 /* Codes of u, whose largest bits are b's, and u minus what they say into s, unless NULL; false: nothing is written to
  * s. fetch: s's memory ahead; half of it before the codes, since a loop that asks for more than can be on its way
  * waits. */
@@ -38,15 +43,23 @@ static void slimEncodeUnitsFused(const slimEncodePass* p, const slimLayout* layo
   const uint32_t n = p->direction->tree->unit;
   const slimAdded added = slimAddedOf(p->direction->tree, layout);
   const slimDraw draw = slimDrawOf(&p->stamp);
-  slimBlock b = {n, n, 0, 0, &draw, scratch + n, 0, NULL};
+  slimBlock b = {n, n, 0, 0, &draw, scratch + n, 0, NULL, 0};
   float* u = scratch;
+  const bool magnitudes = slimSumsMagnitudes(added.node);
   for (uint64_t unit = u0; unit < u1; unit++) {
     const uint64_t off = unit * n;
     if (off + n <= p->n && !(stats && unit % SLIM_SAMPLE == 0)) {
       const float* x = (const float*)p->x + off;
       float* s = p->s ? (float*)p->s + off : NULL;
       b.first = p->first + off;
-      b.maxBits = s ? sumF(u, x, s, 1, n) : sumF(NULL, x, NULL, 1, n);
+      if (magnitudes) {
+        slimVector columns[SLIM_COLUMNS];
+        slimTreeStart(columns);
+        b.maxBits = s ? sumF(u, x, s, 1, n, columns) : sumF(NULL, x, NULL, 1, n, columns);
+        b.magnitudes = slimTreeFold(columns);
+      } else {
+        b.maxBits = s ? sumF(u, x, s, 1, n, NULL) : sumF(NULL, x, NULL, 1, n, NULL);
+      }
       if (slimEncodeFused(&added, layout, &b, p->payload, unit, s ? u : x, s, true)) continue;
     }
     encodeUnitsF(p, layout, NULL, unit, unit + 1, stats, scratch);
@@ -59,8 +72,9 @@ static void slimReduceUnitsFused(const slimReducePass* p, slimSource* source, co
   const slimLayout* up = source->layout;
   const slimAdded from = slimAddedOf(p->up->tree, up), to = slimAddedOf(p->down->tree, down);
   const slimDraw draw = slimDrawOf(&p->stamp);
-  slimBlock b = {n, n, 0, 0, &draw, scratch + n, 0, NULL};
+  slimBlock b = {n, n, 0, 0, &draw, scratch + n, 0, NULL, 0};
   float* u = scratch;
+  const bool magnitudes = slimSumsMagnitudes(to.node);
   uint8_t flags = 0; /* of eight units, of all ranks */
   for (uint64_t unit = u0; unit < u1; unit++) {
     const uint64_t off = unit * n;
@@ -72,7 +86,8 @@ static void slimReduceUnitsFused(const slimReducePass* p, slimSource* source, co
     if (whole) {
       float* e = (float*)p->e + off;
       b.first = p->first + off;
-      b.maxBits = slimAddUnits(&from, n, p->payloads, p->ranks, unit, (float)p->weight, e, u);
+      b.maxBits = slimAddUnits(&from, n, p->payloads, p->ranks, unit, (float)p->weight, e, u,
+                               magnitudes ? &b.magnitudes : NULL);
       if (slimEncodeFused(&to, down, &b, p->payload, unit, u, e, false)) continue;
     }
     reduceUnitsF(p, source, down, unit, unit + 1, stats, scratch);

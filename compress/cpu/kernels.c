@@ -414,7 +414,7 @@ static slimBlock slimValueUnit(const slimTree* tree, const slimLayout* layout, u
                                const slimDraw* draw, float* scratch) {
   const uint64_t off = unit * tree->unit;
   const uint32_t nv = (uint32_t)(layout->values - off < tree->unit ? layout->values - off : tree->unit);
-  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit, 0, NULL};
+  return (slimBlock){tree->unit, nv, 0, first + off, draw, scratch + tree->unit, 0, NULL, 0};
 }
 static bool slimEncodeValues(const slimTree* tree, const slimLayout* layout, uint8_t* payload, const float* values,
                              uint64_t first, const slimDraw* draw, float* scratch) {
@@ -523,7 +523,8 @@ static bool slimSourceUnit(slimSource* source, uint64_t unit, uint32_t nv, uint6
                               &source->draw,
                               scratch,
                               slimLambdaIn(source->lambda, source->wide, unit, *exponent),
-                              NULL};
+                              NULL,
+                              0};
     if (add)
       slimAddSelected(source->tree, layout, source->payload, unit, nv, &region, 1, out);
     else

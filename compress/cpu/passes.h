@@ -69,13 +69,29 @@ static inline bool SLIM_NAME(narrow)(const slimTree* tree, const REAL* restrict 
 #endif
 }
 
-/* u = x + sigma·s, unless s is NULL; the largest magnitude's bits, of x then. On the way, x's memory ahead is fetched:
+/* u = x + sigma·s, unless s is NULL; the largest magnitude's bits, of x then. columns: the tree's, to which magnitudes
+ * are added; or NULL. On the way, x's memory ahead is fetched:
  * long loops over what is in L1 leave the hardware's prefetchers behind, and a burst would block the loads after it. */
 SLIM_ALWAYS SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, const REAL* restrict s, REAL sigma,
-                                     uint32_t n) {
+                                     uint32_t n, slimVector* columns) {
   SLIM_ASSUME_BLOCK(n);
 #if SLIM_REAL_IS_FLOAT
   slimBitsVector most = {0};
+  if (columns) { /* n is a multiple of 128; sigma is 1 */
+    for (size_t at = 0; at < n; at += 128) SLIM_UNROLLED for (size_t j = 0; j < SLIM_COLUMNS; j++) {
+        const size_t i = at + j * SLIM_LANES;
+        if (i % 16 == 0) slimPrefetch((const char*)(x + i) + (s ? SLIM_AHEAD_OF_TWO : SLIM_AHEAD), 64);
+        slimVector a = slimLoad(x, i);
+        if (s) {
+          a += slimLoad(s, i);
+          slimStore(u, i, a);
+        }
+        a = slimAbs(a);
+        columns[j] += a;
+        most = slimLarger(most, (slimBitsVector)a);
+      }
+    return slimLargest(most);
+  }
 #pragma GCC unroll 4
   for (size_t i = 0; i < n; i += SLIM_LANES) {
     if (i % 16 == 0) slimPrefetch((const char*)(x + i) + (s ? SLIM_AHEAD_OF_TWO : SLIM_AHEAD), 64);
@@ -90,6 +106,7 @@ SLIM_ALWAYS SLIM_BITS SLIM_NAME(sum)(REAL* restrict u, const REAL* restrict x, c
   }
   return slimLargest(most);
 #else
+  (void)columns;
   slimPrefetch((const char*)x + SLIM_AHEAD, n * sizeof(REAL));
   for (size_t i = 0; s && i < n; i++) u[i] = x[i] + sigma * s[i];
   return SLIM_NAME(maxBits)(s ? u : x, n);
@@ -175,10 +192,10 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
       memcpy(sb, s, nv * sizeof(REAL));
       memset(sb + nv, 0, (n - nv) * sizeof(REAL));
     }
-    most = f->sigma == 1 ? SLIM_NAME(sum)(u, in, sb, 1, n) : SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n);
+    most = f->sigma == 1 ? SLIM_NAME(sum)(u, in, sb, 1, n, NULL) : SLIM_NAME(sum)(u, in, sb, (REAL)f->sigma, n, NULL);
     in = u;
   } else {
-    most = SLIM_NAME(sum)(NULL, in, NULL, 0, n);
+    most = SLIM_NAME(sum)(NULL, in, NULL, 0, n, NULL);
   }
   bool ok = SLIM_NAME(narrow)(tree, in, most, n, lambda, narrow, &seen, &exponent, &maxBits);
   if (!ok && SLIM_REAL_IS_FLOAT && slimPassesAnything(direction)) ok = true;
@@ -190,7 +207,8 @@ static void SLIM_NAME(encodeValues)(const slimDirection* direction, const slimSt
                       &draw,
                       scratch,
                       slimLambdaIn(&lambda, !SLIM_REAL_IS_FLOAT, 0, exponent),
-                      survey ? &survey->shape : NULL};
+                      survey ? &survey->shape : NULL,
+                      0};
   if (ok && survey && survey->partials) survey->partials[unit] = slimGatherTruncated(slimRoot(tree), &region, seen);
   if (survey && survey->only) return;
   if (ok) ok = slimEncodeUnit(tree, layout, payload, unit, nv, &region, seen);
@@ -337,7 +355,7 @@ static void SLIM_NAME(reduceUnits)(const slimReducePass* p, slimSource* source, 
     if (!together)
       flagged = !SLIM_NAME(meanOfUnit)(p, source, unit, nv, n, sum, wide, v, scratch);
     else
-      slimAddUnits(&added, n, p->payloads, p->ranks, unit, (float)p->weight, NULL, (float*)(void*)sum);
+      slimAddUnits(&added, n, p->payloads, p->ranks, unit, (float)p->weight, NULL, (float*)(void*)sum, NULL);
     if (own && p->e) slimPrefetch((char*)SLIM_NAME(memoryAt)(p->down, p->e, off) + SLIM_AHEAD, n * sizeof(REAL));
     if (p->h) {
       REAL* h = (REAL*)p->h + off;
@@ -430,7 +448,7 @@ static void SLIM_NAME(reduceSigns)(const slimReducePass* p, const slimLayout* up
 #endif
     }
 
-    const slimBlock b = {n, nv, 0, p->first + off, &draw, z + n, lambda, NULL};
+    const slimBlock b = {n, nv, 0, p->first + off, &draw, z + n, lambda, NULL, 0};
     if (p->down) {
       uint8_t* signs = p->payload + down->section[1] + unit * (n / 8);
       if (!SLIM_REAL_IS_FLOAT) memcpy(p->payload + down->exponents + 4 * unit, &exponent, 4);

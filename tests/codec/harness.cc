@@ -98,7 +98,8 @@ Bytes makeInput(Input input, Type type, size_t n, uint64_t seed) {
         value = i % 512 < 64 ? 0 : sign * static_cast<double>(i + 1) / 64;
         break;
       case Input::kExponents: {
-        static const int kTops[] = {-148, -127, -126, -125, -100, -64, -63, -62, 0, 60, 94, 95, 96, 120, 126};
+        static const int kTops[] = {-148, -127, -126, -125, -100, -64, -63, -62, -61, -60,
+                                    0,    59,   60,   61,   94,   95,  96,  97,  120, 126};
         const int below = static_cast<int>(random() % (random() % 4 ? 6 : 60));
         value = sign * (1 + uniform()) * std::ldexp(1.0, kTops[i / 512 * 7 % std::size(kTops)] - below);
         break;

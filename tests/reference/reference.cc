@@ -455,6 +455,8 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
   for (float x : v) largest = std::max(largest, magnitude(x));
   bool fixedLambda = leaf.kind == Kind::kOnebit && leaf.dither && leaf.lambda == Node::kFixed;
   int e = fixedLambda ? 0 : exponentOf(v);  // p = 1
+  bool means = leaf.kind == Kind::kOnebit && !leaf.dither && !leaf.unbiasedScale;
+  if (means && largest >= bitsOf(std::ldexp(1.0f, -60)) && largest < bitsOf(std::ldexp(1.0f, 60))) e = 0;
   if (place.shape) e = exponentOf(std::vector<float>{place.shape->mean});
   float p = std::ldexp(1.0f, -e);
   std::vector<float> w(v.size());
@@ -573,7 +575,7 @@ Block encodeBlock(const Node& leaf, const std::vector<float>& v, size_t nv, uint
       uint32_t d = draw16(place.stamp, kDither, place.branch, false, e0 + i);
       float y = (static_cast<float>(d) + 0.5f) * std::ldexp(1.0f, -16);
       size_t m = j + (y * (levels[j] - low) < a - low ? 1 : 0);
-      codes[i] = static_cast<uint32_t>(w[i] < 0 ? h - m : h - 1 + m);
+      codes[i] = static_cast<uint32_t>(w[i] * r < 0 ? h - m : h - 1 + m);
       q[i] = i < nv ? decodeElement(leaf, 1, block.table, codes[i], 0) : 0;
     }
   } else {  // natural
