@@ -154,12 +154,28 @@ struct Node {
   int lane;          /* which of the captured streams; nodes of a lane are in order */
   const void* order; /* see enqueue */
 };
+/* What a program wants to hear of the end of. It is its own, and graphs': with the last that holds it, a thread of the
+ * driver's is told to call destroy, some time later (newUserObject). */
+struct UserObject {
+  void* data;
+  CUhostFn destroy;
+  uint64_t delay;    /* µs */
+  unsigned held = 0; /* by the program, times */
+  Clock last = {};   /* of launches of what held it: they have ended */
+};
+using UserObjectPtr = std::shared_ptr<UserObject>;
+using UserObjects = std::map<UserObjectPtr, unsigned>;
+UserObjectPtr newUserObject(void* data, CUhostFn destroy, int device);
+bool& destroying(); /* this thread calls a destroy function, which may not call the driver */
+
 struct Graph {
   std::vector<Node> nodes;
   int lanes = 0;
+  UserObjects objects;
 };
 struct Executable {
   std::shared_ptr<const Graph> graph;
+  UserObjects objects;
   std::vector<uint32_t> streams; /* a number for each lane, of its own */
   Clock sequences;               /* nodes launched so far, a lane */
   MarkPtr last;                  /* of the newest launch: a graph never runs beside itself */
@@ -227,6 +243,8 @@ CUstreamCaptureMode& captureMode(); /* of the calling thread */
 CUresult beginCapture(Stream*, CUstreamCaptureMode);
 CUresult endCapture(Stream*, std::shared_ptr<Graph>*);
 CUresult launchGraph(Executable*, Stream*);
+std::shared_ptr<Graph> graphUnderCapture(const Graph*);
+void holdInGraph(const std::shared_ptr<Graph>&, const UserObjectPtr&, unsigned count);
 uint32_t newStreamNumber();
 
 /* ---- Kernels

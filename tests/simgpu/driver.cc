@@ -1,6 +1,7 @@
 // libcuda.so.1 of the stand-in: the driver API in front of core.h. What is not in the table at the end is not there.
 #include <cuda.h>
 #include <cudaTypedefs.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,7 @@ void put(std::shared_ptr<T> object, H* h) {
 /* Every call: the lock, and what must be there. */
 #define BEGIN                          \
   CHECK(initialised, NOT_INITIALIZED); \
+  CHECK(!destroying(), NOT_PERMITTED); \
   Lock lock(theMutex)
 #define BEGIN_STREAM(h) \
   BEGIN;                \
@@ -1112,11 +1114,14 @@ CUresult cuStreamIsCapturing(CUstream h, CUstreamCaptureStatus* status) { return
 static CUresult captureInfo1(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id) {
   return captureInfo(h, status, id);
 }
-/* The graph of a capture is not handed out before its end. */
+/* The graph of a capture takes user objects; for all else it is not there before the capture's end. */
 static CUresult captureInfo2(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
                              const CUgraphNode** dependencies, size_t* count) {
-  if (graph || dependencies || count) return unserved("the graph of a capture under way");
-  return captureInfo(h, status, id);
+  if (dependencies || count) return unserved("what the next node of a capture comes after");
+  TRY(captureInfo(h, status, id));
+  BEGIN_STREAM(h);
+  if (graph && s->capture) *graph = reinterpret_cast<CUgraph>(s->capture->graph.get());
+  return CUDA_SUCCESS;
 }
 CUresult cuStreamGetCaptureInfo(CUstream h, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
                                 const CUgraphNode** dependencies, const CUgraphEdgeData** edges, size_t* count) {
@@ -1144,6 +1149,7 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* h, CUgraph graph, unsigned lon
   CHECK(h, INVALID_VALUE);
   auto e = std::make_shared<Executable>();
   e->graph = g;
+  e->objects = g->objects;
   for (int lane = 0; lane < g->lanes; lane++) e->streams.push_back(newStreamNumber());
   e->sequences.resize((size_t)g->lanes);
   put(e, h);
@@ -1189,6 +1195,7 @@ CUresult cuGraphExecUpdate(CUgraphExec h, CUgraph graph, CUgraphExecUpdateResult
   }
   CHECK(info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS, GRAPH_EXEC_UPDATE_FAILURE);
   e->graph = g;
+  e->objects = g->objects;
   return CUDA_SUCCESS;
 }
 CUresult cuGraphLaunch(CUgraphExec h, CUstream stream) {
@@ -1205,6 +1212,59 @@ CUresult cuGraphExecDestroy(CUgraphExec h) {
 CUresult cuGraphDestroy(CUgraph h) {
   BEGIN;
   CHECK(live<Graph>().erase(reinterpret_cast<Graph*>(h)), INVALID_HANDLE);
+  return CUDA_SUCCESS;
+}
+
+/* ---- User objects ------------------------------------------------------------------------------------------------ */
+
+static auto& userObjects = *new std::map<UserObject*, std::weak_ptr<UserObject>>;
+static UserObjectPtr userObject(CUuserObject h) {
+  const auto found = userObjects.find(reinterpret_cast<UserObject*>(h));
+  return found == userObjects.end() ? nullptr : found->second.lock();
+}
+/* So many times more, or less, in the program's hands. */
+static CUresult hold(const UserObjectPtr& object, int64_t count) {
+  CHECK(object && count && (int64_t)object->held + count >= 0, INVALID_VALUE);
+  object->held = (unsigned)((int64_t)object->held + count);
+  if (object->held)
+    live<UserObject>()[object.get()] = object;
+  else
+    live<UserObject>().erase(object.get());
+  return CUDA_SUCCESS;
+}
+CUresult cuUserObjectCreate(CUuserObject* h, void* data, CUhostFn destroy, unsigned count, unsigned flags) {
+  BEGIN;
+  CHECK(h && destroy && count && count <= INT_MAX && flags == CU_USER_OBJECT_NO_DESTRUCTOR_SYNC, INVALID_VALUE);
+  const UserObjectPtr object = newUserObject(data, destroy, current() ? current()->ordinal : 0);
+  userObjects[object.get()] = object;
+  *h = reinterpret_cast<CUuserObject>(object.get());
+  return hold(object, count);
+}
+CUresult cuUserObjectRetain(CUuserObject h, unsigned count) {
+  BEGIN;
+  return hold(userObject(h), count);
+}
+CUresult cuUserObjectRelease(CUuserObject h, unsigned count) {
+  BEGIN;
+  return hold(userObject(h), -(int64_t)count);
+}
+CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject h, unsigned count, unsigned flags) {
+  BEGIN;
+  auto g = get<Graph>(graph);
+  if (!g) g = graphUnderCapture(reinterpret_cast<Graph*>(graph));
+  const UserObjectPtr object = userObject(h);
+  CHECK(g && object && count && !(flags & ~(unsigned)CU_GRAPH_USER_OBJECT_MOVE), INVALID_VALUE);
+  if (flags) TRY(hold(object, -(int64_t)count));
+  holdInGraph(g, object, count);
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphReleaseUserObject(CUgraph graph, CUuserObject h, unsigned count) {
+  BEGIN;
+  auto g = get<Graph>(graph);
+  CHECK(g && count, INVALID_VALUE);
+  const auto at = g->objects.find(userObject(h));
+  CHECK(at != g->objects.end() && at->second >= count, INVALID_VALUE);
+  if (!(at->second -= count)) g->objects.erase(at);
   return CUDA_SUCCESS;
 }
 
@@ -1420,6 +1480,11 @@ const Entry kEntries[] = {
     STREAM(cuGraphLaunch, 10000),
     PLAIN(cuGraphExecDestroy, 10000),
     PLAIN(cuGraphDestroy, 10000),
+    PLAIN(cuUserObjectCreate, 11030),
+    PLAIN(cuUserObjectRetain, 11030),
+    PLAIN(cuUserObjectRelease, 11030),
+    PLAIN(cuGraphRetainUserObject, 11030),
+    PLAIN(cuGraphReleaseUserObject, 11030),
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -489,6 +490,147 @@ TEST_F(Planted, ThreadsThatCaptureIntoOneGraphAtOnce) {
       expectFound(kWrong, {"simgpu: capture by two threads at once", "while another thread adds to the same graph"});
     EXPECT_TRUE(!graph || cuGraphDestroy(graph) == CUDA_SUCCESS);
     EXPECT_EQ(cuEventDestroy(event), CUDA_SUCCESS);
+  }
+}
+
+/* ---- User objects ------------------------------------------------------------------------------------------------ */
+
+// One that counts its ends.
+struct Told {
+  std::atomic<int> ended{0};
+  std::thread::id by;
+  CUresult answer = CUDA_SUCCESS;  // to a call of the driver from there
+  CUuserObject object = nullptr;
+  explicit Told(unsigned held = 1) {
+    EXPECT_EQ(cuUserObjectCreate(&object, this, end, held, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC), CUDA_SUCCESS);
+  }
+  static void end(void* p) {
+    Told* told = static_cast<Told*>(p);
+    told->by = std::this_thread::get_id();
+    told->answer = cuCtxSynchronize();
+    told->ended++;
+  }
+  void wait() const {
+    while (!ended) std::this_thread::yield();
+  }
+  // Whether it has ended or is about to: they end in the order in which they were let go.
+  bool isOver() const {
+    Told fence;
+    EXPECT_EQ(cuUserObjectRelease(fence.object, 1), CUDA_SUCCESS);
+    fence.wait();
+    return ended;
+  }
+};
+
+// The graph of add(x, y), which holds told.
+CUgraph holding(Told* told, CUstream s, const std::function<void()>& add) {
+  CUgraph graph = nullptr, under = nullptr;
+  CUstreamCaptureStatus status;
+  cuuint64_t id;
+  EXPECT_EQ(cuStreamBeginCapture(s, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS);
+  EXPECT_EQ(cuStreamGetCaptureInfo(s, &status, &id, &under, nullptr, nullptr, nullptr), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphRetainUserObject(under, told->object, 1, CU_GRAPH_USER_OBJECT_MOVE), CUDA_SUCCESS);
+  add();
+  EXPECT_EQ(cuStreamEndCapture(s, &graph), CUDA_SUCCESS);
+  EXPECT_EQ(graph, under);
+  return graph;
+}
+
+TEST_F(Planted, UserObjectsEndWithTheLastThatHoldsThem) {
+  const CUdeviceptr x = zeros(64);
+  const auto add = [&] { ASSERT_EQ(cuMemsetD8Async(x, 1, 64, a), CUDA_SUCCESS); };
+  Told first, second, broken;
+  CUgraph clone, nested, graph = holding(&first, a, add), other = holding(&second, a, add);
+  CUgraphExec exec, whole;
+  CUgraphExecUpdateResultInfo info;
+  ASSERT_EQ(cuGraphInstantiate(&exec, graph, 0), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphClone(&clone, graph), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamBeginCapture(a, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphLaunch(exec, a), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamEndCapture(a, &nested), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphInstantiate(&whole, nested, 0), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphDestroy(nested), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphDestroy(clone), CUDA_SUCCESS);
+  EXPECT_FALSE(first.isOver());
+  ASSERT_EQ(cuGraphExecUpdate(exec, other, &info), CUDA_SUCCESS); /* from now on it holds the second */
+  ASSERT_EQ(cuGraphDestroy(other), CUDA_SUCCESS);
+  EXPECT_FALSE(first.isOver()) << "a graph that was launched under capture is a part of it";
+  EXPECT_FALSE(second.isOver());
+  ASSERT_EQ(cuGraphExecDestroy(whole), CUDA_SUCCESS);
+  EXPECT_TRUE(first.isOver());
+  EXPECT_FALSE(second.isOver());
+  ASSERT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
+  EXPECT_TRUE(second.isOver());
+  for (const Told* told : {&first, &second}) {
+    EXPECT_EQ(told->ended, 1);
+    EXPECT_NE(told->by, std::this_thread::get_id());
+    EXPECT_EQ(told->answer, CUDA_ERROR_NOT_PERMITTED);
+  }
+
+  CUgraph under;
+  CUstreamCaptureStatus status;
+  cuuint64_t id;
+  ASSERT_EQ(cuStreamBeginCapture(a, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamGetCaptureInfo(a, &status, &id, &under, nullptr, nullptr, nullptr), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphRetainUserObject(under, broken.object, 1, CU_GRAPH_USER_OBJECT_MOVE), CUDA_SUCCESS);
+  EXPECT_EQ(cuStreamSynchronize(a), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  EXPECT_EQ(cuStreamEndCapture(a, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  EXPECT_TRUE(broken.isOver());
+}
+
+TEST_F(Planted, UserObjectsAreCounted) {
+  const CUdeviceptr x = zeros(64);
+  Told told(2), moved;
+  CUuserObject object;
+  const auto end = [](void*) {};
+  for (const unsigned count : {0u, 1u})
+    EXPECT_EQ(cuUserObjectCreate(&object, nullptr, end, count, count ? 0 : CU_USER_OBJECT_NO_DESTRUCTOR_SYNC),
+              CUDA_ERROR_INVALID_VALUE);
+  CUgraph graph = holding(&moved, a, [&] { ASSERT_EQ(cuMemsetD8Async(x, 1, 64, a), CUDA_SUCCESS); });
+  ASSERT_EQ(cuGraphRetainUserObject(graph, told.object, 2, 0), CUDA_SUCCESS); /* two more */
+  ASSERT_EQ(cuUserObjectRetain(told.object, 1), CUDA_SUCCESS);
+  EXPECT_EQ(cuUserObjectRelease(told.object, 4), CUDA_ERROR_INVALID_VALUE);
+  ASSERT_EQ(cuUserObjectRelease(told.object, 3), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphReleaseUserObject(graph, told.object, 3), CUDA_ERROR_INVALID_VALUE);
+  ASSERT_EQ(cuGraphReleaseUserObject(graph, told.object, 1), CUDA_SUCCESS);
+  EXPECT_FALSE(told.isOver());
+  ASSERT_EQ(cuGraphReleaseUserObject(graph, told.object, 1), CUDA_SUCCESS);
+  EXPECT_TRUE(told.isOver());
+  EXPECT_FALSE(moved.isOver());
+  ASSERT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+  EXPECT_TRUE(moved.isOver());
+}
+
+// Launches under way hold it too; once it has ended they have, and what they used is free for anybody.
+TEST_F(Planted, UserObjectsEndAfterLaunches) {
+  const CUdeviceptr x = zeros(4 * kWords), y = zeros(4 * kWords);
+  for (const bool awaited : {true, false}) {
+    Told told;
+    std::atomic<bool> go{false};
+    CUgraph graph = holding(&told, a, [&] { launch("add", kWords / 64, 64, 0, a, x, y, (unsigned)kWords); });
+    CUgraphExec exec;
+    ASSERT_EQ(cuGraphInstantiate(&exec, graph, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+    const auto hold = [](void* p) {
+      while (!*static_cast<std::atomic<bool>*>(p)) std::this_thread::yield();
+    };
+    ASSERT_EQ(cuLaunchHostFunc(a, hold, &go), CUDA_SUCCESS);
+    ASSERT_EQ(cuGraphLaunch(exec, a), CUDA_SUCCESS);
+    if (awaited) {
+      ASSERT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
+      EXPECT_FALSE(told.isOver());
+    }
+    go = true;
+    if (awaited) told.wait();
+    ASSERT_EQ(cuMemsetD8Async(y, 0, 4 * kWords, b), CUDA_SUCCESS);
+    if (awaited) {
+      clean();
+      continue;
+    }
+    expectFound(kWrong, {"nothing orders the two"});
+    ASSERT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
+    told.wait();
   }
 }
 

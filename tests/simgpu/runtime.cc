@@ -670,6 +670,23 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGra
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) { CALL(cuGraphLaunch(exec, on(s))); }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { CALL(cuGraphExecDestroy(exec)); }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { CALL(cuGraphDestroy(graph)); }
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy, unsigned int count,
+                                 unsigned int flags) {
+  CALL(cuUserObjectCreate(object, data, destroy, count, flags));
+}
+cudaError_t cudaUserObjectRetain(cudaUserObject_t object, unsigned int count) {
+  CALL(cuUserObjectRetain(object, count));
+}
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned int count) {
+  CALL(cuUserObjectRelease(object, count));
+}
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned int count,
+                                      unsigned int flags) {
+  CALL(cuGraphRetainUserObject(graph, object, count, flags));
+}
+cudaError_t cudaGraphReleaseUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned int count) {
+  CALL(cuGraphReleaseUserObject(graph, object, count));
+}
 
 /* ---- Kernels: what nvcc puts into a program registers and launches them
  * ---------------------------------------------- */

@@ -284,6 +284,33 @@ TEST_F(Runtime, CaptureAndReplay) {
   OK(cudaStreamDestroy(s));
 }
 
+TEST_F(Runtime, UserObjects) {
+  std::atomic<int> ended{0};
+  const auto end = [](void* p) { ++*static_cast<std::atomic<int>*>(p); };
+  cudaUserObject_t object;
+  cudaStream_t s;
+  cudaGraph_t graph, under;
+  unsigned long long id;
+  cudaStreamCaptureStatus status;
+  OK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  OK(cudaUserObjectCreate(&object, &ended, end, 1, cudaUserObjectNoDestructorSync));
+  OK(cudaUserObjectRetain(object, 1));
+  OK(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal));
+  OK(cudaStreamGetCaptureInfo(s, &status, &id, &under, nullptr, nullptr, nullptr));
+  OK(cudaGraphRetainUserObject(under, object, 1, cudaGraphUserObjectMove));
+  OK(cudaStreamEndCapture(s, &graph));
+  OK(cudaGraphRetainUserObject(graph, object, 1, 0));
+  OK(cudaGraphReleaseUserObject(graph, object, 1));
+  OK(cudaUserObjectRelease(object, 1));
+  EXPECT_EQ(cudaUserObjectRelease(object, 1), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
+  EXPECT_EQ(ended, 0);
+  OK(cudaGraphDestroy(graph));
+  while (!ended) std::this_thread::yield();
+  EXPECT_EQ(ended, 1);
+  OK(cudaStreamDestroy(s));
+}
+
 // Another graph of the same shape may take an executable's place; one that is launched under capture becomes a part.
 TEST_F(Runtime, GraphsAreUpdatedClonedAndNested) {
   const size_t n = 64;

@@ -19,6 +19,10 @@ Mutex& theMutex = *new Mutex;
 std::condition_variable_any& progress = *new std::condition_variable_any;
 Clock& hostClock = *new Clock;
 Running* running;
+bool& destroying() {
+  static thread_local bool is;
+  return is;
+}
 CUstreamCaptureMode& captureMode() {
   static thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
   return mode;
@@ -388,17 +392,74 @@ CUresult endCapture(Stream* s, std::shared_ptr<Graph>* graph) {
     for (int node : other->captured) joined = joined && reached[(size_t)node];
   for (Stream* other : c->streams) other->capture = nullptr;
   captures().erase(c);
+  const std::shared_ptr<Graph> captured = std::move(c->graph);  // events may keep c for long
   if (c->broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   if (!joined) return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
-  *graph = c->graph;
+  *graph = captured;
   return CUDA_SUCCESS;
 }
 
+std::shared_ptr<Graph> graphUnderCapture(const Graph* g) {
+  for (const auto& c : captures())
+    if (c->graph.get() == g) return c->graph;
+  return nullptr;
+}
+
+void holdInGraph(const std::shared_ptr<Graph>& g, const UserObjectPtr& object, unsigned count) {
+  for (const auto& c : captures())
+    if (c->graph == g) {
+      const std::shared_ptr<Capture> kept = c;  // Adding may let others in
+      const Adding adding(kept->origin);
+      g->objects[object] += count;
+      return;
+    }
+  g->objects[object] += count;
+}
+
+// A thread of the driver's calls destroy functions one after the other, each some time after it could.
+UserObjectPtr newUserObject(void* data, CUhostFn destroy, int device) {
+  struct Line {
+    std::deque<UserObject*> objects;
+    std::condition_variable_any more;
+    uint64_t created = 0;
+  };
+  static Line& line = *new Line;
+  static const bool begun = [] {
+    std::thread([] {
+      Lock lock(theMutex);
+      for (;;) {
+        line.more.wait(lock, [] { return !line.objects.empty(); });
+        const std::unique_ptr<UserObject> o(line.objects.front());
+        line.objects.pop_front();
+        lock.unlock();
+        usleep((unsigned)o->delay);
+        lock.lock();
+        join(&hostClock, o->last);
+        lock.unlock();
+        destroying() = true;
+        o->destroy(o->data);
+        destroying() = false;
+        lock.lock();
+      }
+    }).detach();
+    return true;
+  }();
+  (void)begun;
+  // One in four is late, by up to 20 ms.
+  uint64_t random = (seed() * 1000003 + ++line.created) * kMaxDevices + (uint64_t)device;
+  const uint64_t draw = next(&random);
+  return UserObjectPtr(new UserObject{data, destroy, draw & 3 ? 0 : (draw >> 32) % 20000}, [](UserObject* o) {
+    line.objects.push_back(o);
+    line.more.notify_all();
+  });
+}
 // The nodes of a graph that is launched on a stream under capture become the capture's.
-static CUresult captureGraph(const Graph& child, Stream* s) {
+static CUresult captureGraph(const Executable& inside, Stream* s) {
+  const Graph& child = *inside.graph;
   const Adding adding(s);
   if (!s->capture || s->capture->broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   Graph& graph = *s->capture->graph;
+  for (const auto& object : inside.objects) graph.objects[object.first] += object.second;
   const int first = (int)graph.nodes.size();
   std::vector<bool> isLast(child.nodes.size(), true);
   for (Node node : child.nodes) {
@@ -419,11 +480,12 @@ static CUresult captureGraph(const Graph& child, Stream* s) {
 }
 
 CUresult launchGraph(Executable* e, Stream* s) {
-  if (s->capture) return captureGraph(*e->graph, s);
+  if (s->capture) return captureGraph(*e, s);
   // A node's place in its lane, for clocks; lanes go on counting from launch to launch.
   auto base = std::make_shared<Clock>(e->sequences);
   auto graph = e->graph;
   auto lanes = e->streams;
+  auto objects = e->objects;  // until the launch has ended
   Clock after;
   for (const Node& n : graph->nodes) {
     const uint32_t lane = lanes[(size_t)n.lane];
@@ -444,7 +506,7 @@ CUresult launchGraph(Executable* e, Stream* s) {
   }
   const CUresult error = enqueue(
       s, "graph",
-      [graph, lanes, base, turns](Running& launch) {
+      [graph, lanes, base, turns, objects](Running& launch) {
         const size_t count = graph->nodes.size();
         std::vector<Clock> clocks(count);
         std::vector<uint32_t> sequence(count);
@@ -506,6 +568,7 @@ CUresult launchGraph(Executable* e, Stream* s) {
   join(&s->clock, after);
   s->last->clock = s->clock;
   e->last = s->last;
+  for (auto& each : objects) join(&each.first->last, s->clock);
   for (auto& each : turns) {
     each.second.end->clock = s->clock;
     newestOf()[each.first] = each.second.end;
