@@ -2,33 +2,32 @@
 
 #include <time.h>
 
-/* A word holds the ballot's number in its upper half, so that a reader sees whether it is there. */
 static slimResult_t advance(slimOperation* operation, bool* done) {
   slimBallot* b = (slimBallot*)operation;
   slimComm* comm = operation->comm;
-  const size_t ranks = (size_t)comm->ranks;
-  uint64_t *there = comm->ballot.there, *here = comm->device->words(comm);
+  const size_t ranks = (size_t)comm->ranks, bytes = b->words * sizeof(uint64_t);
+  uint64_t *there = comm->ballot.there, *own = there + ranks * b->words;
   *done = b->begun;
   if (b->begun) {
     SLIM_CHECK(slimWait(comm, 0));
-    return comm->device->copy(comm, here, there, ranks * sizeof *there);
+    return comm->device->copy(comm, b->here, there, ranks * bytes);
   }
   b->begun = true;
-  SLIM_CHECK(comm->device->copy(comm, there + ranks, here + ranks, sizeof *there));
-  for (size_t p = 0; p < ranks; p++)
-    comm->lanes[p] = (slimLane){there + ranks, sizeof *there, there + p, sizeof *there};
+  SLIM_CHECK(comm->device->copy(comm, own, b->here + ranks * b->words, bytes));
+  for (size_t p = 0; p < ranks; p++) comm->lanes[p] = (slimLane){own, bytes, there + p * b->words, bytes};
   return slimBegin(comm, 0);
 }
 
-static slimResult_t open(slimOperation* operation) {
-  slimComm* comm = operation->comm;
-  if (!comm->ballot.there) comm->ballot.there = comm->device->alloc(comm, sizeof(uint64_t) * (size_t)(comm->ranks + 1));
-  return comm->ballot.there ? slimSuccess : slimSystemError;
+/* A word holds the ballot's number in its upper half, so that a reader sees whether it is there. */
+void slimBallotPrepare(slimBallot* b, slimComm* comm, void* stream, uint32_t value) {
+  uint64_t* here = comm->device->words(comm);
+  *b = (slimBallot){.base = {.comm = comm, .stream = stream, .advance = advance}, .here = here, .words = 1};
+  here[comm->ranks] = (uint64_t)++comm->ballot.cast << 32 | value;
 }
 
-void slimBallotPrepare(slimBallot* b, slimComm* comm, void* stream, uint32_t value) {
-  *b = (slimBallot){.base = {.comm = comm, .stream = stream, .open = open, .advance = advance}};
-  comm->device->words(comm)[comm->ranks] = (uint64_t)++comm->ballot.cast << 32 | value;
+void slimBallotGather(slimBallot* b, slimComm* comm, void* stream, uint64_t* here) {
+  *b = (slimBallot){
+      .base = {.comm = comm, .stream = stream, .advance = advance}, .here = here, .words = slimBallotWords};
 }
 
 slimResult_t slimBallotRead(slimComm* comm, uint32_t* least, uint32_t* most) {

@@ -81,7 +81,7 @@ typedef struct slimComm {
   struct {
     uint32_t cast; /* so far */
     bool over;     /* they will not come any more; set by any thread */
-    void* there;   /* [ranks + 1] words on the device: those received, and the own one */
+    void* there;   /* [ranks + 1][slimBallotWords] on the device: those received, and the own ones */
   } ballot;
   slimSettings settings;
   slimPool* pool;

@@ -9,18 +9,12 @@
 #include "collectives/step.h"
 #include "compress/cuda/passes.h"
 
-/* A stretch of the arena; all of them, in order of place. */
-typedef struct span {
-  struct span* next;
-  size_t at, bytes;
-  bool used;
-} span;
-
 /* Buffers of a call. One set for all eager calls, in the order of their streams; one for each graph, since its replays
  * may run beside anything else. */
 typedef struct space {
   struct space* next;
   cuuint64_t capture; /* id; 0: eager */
+  int* holders;       /* of a graph's space: itself, and the graph, until that and what was made of it have ended */
   uint8_t *staging, *passes;
   size_t stagingBytes, passesBytes;
   CUevent last; /* end of the last call in it; never crosses the border of a capture */
@@ -29,6 +23,14 @@ typedef struct space {
   bool recorded;
 } space;
 
+/* A stretch of the arena; all of them, in order of place. */
+typedef struct span {
+  struct span* next;
+  size_t at, bytes;
+  bool used;
+  const space* of; /* whose buffer it is; NULL: a tensor's, or none's */
+} span;
+
 typedef struct slimCudaComm {
   slimCopier copier;
   slimCudaDevice* device;
@@ -36,7 +38,9 @@ typedef struct slimCudaComm {
   CUstream stream;     /* of the call under way */
   cuuint64_t capture;  /* of that stream; 0: none */
   bool takesTurns;     /* the call under way shares its graph with other threads' */
-  space *spaces, *now; /* now: of the call under way */
+  space *spaces, *now; /* newest first; of the call under way */
+  bool captured;       /* something, since ranks last told each other which graphs have ended, */
+  unsigned calls;      /* and so many eager ones */
   CUevent mark[slimMarks];
   CUevent started, stopped; /* of the clock */
   bool stuck;               /* work that may never end: what it uses stays */
@@ -46,8 +50,10 @@ typedef struct slimCudaComm {
   unsigned long long *report, *reportOnDevice; /* what kernels found wrong */
   size_t pinnedBytes;
   uint64_t* words;
+  uint64_t* gone;        /* [ranks + 1][slimBallotWords]: a bit for each of the newest graphs, newest first */
   slimCudaSlot* mirrors; /* of tensors, if settings.mirrored */
   int numMirrors;
+  slimCudaSlot* spare;         /* mirrors of tensors that went with graphs: each holds the next one's address */
   uint8_t *firsts, *firstsEnd; /* room for what tensors start with */
 } cudaComm;
 
@@ -58,6 +64,7 @@ typedef struct {
   bool ownsFirst;        /* other memory wait for the stream; or, where that was full, its own */
   double lambda;         /* slimTensorSetLambda's, as slot's trees have it */
   slimCudaSlot* mirror;  /* of slot, as a step left it; NULL: none */
+  const space* graph;    /* whose end is the tensor's; NULL: none's */
   size_t workspaceBytes; /* of its passes */
 } cudaTensor;
 
@@ -65,6 +72,8 @@ enum {
   mostMirrors = 2048,
   firstsBytes = 1 << 20,
   arenaAlign = 256,
+  mostGraphs = 64 * slimBallotWords, /* whose end is noticed at the same time */
+  graphCalls = 16,                   /* eager calls between two ballots about graphs */
   countedEachCall = offsetof(slimPassStats, flagged)
 };
 
@@ -72,7 +81,7 @@ static CUdeviceptr at(const void* p) { return (CUdeviceptr)(uintptr_t)p; }
 
 /* ---- The arena: reserved when the communicator is made, so that no call allocates ------------------------------- */
 
-static uint8_t* take(cudaComm* c, size_t bytes) {
+static uint8_t* take(cudaComm* c, size_t bytes, const space* of) {
   bytes = (bytes + arenaAlign - 1) / arenaAlign * arenaAlign;
   size_t largest = 0, unused = 0;
   for (span* s = c->spans; s; s = s->next) {
@@ -83,11 +92,12 @@ static uint8_t* take(cudaComm* c, size_t bytes) {
     if (s->bytes > bytes) {
       span* rest = malloc(sizeof *rest);
       if (!rest) break;
-      *rest = (span){s->next, s->at + bytes, s->bytes - bytes, false};
+      *rest = (span){.next = s->next, .at = s->at + bytes, .bytes = s->bytes - bytes};
       s->next = rest;
       s->bytes = bytes;
     }
     s->used = true;
+    s->of = of;
     return c->arena + s->at;
   }
   (void)slimFail(slimSystemError,
@@ -135,7 +145,7 @@ static slimResult_t setUp(cudaComm* c, void* to, const void* from, size_t bytes)
 /* Calls that use a stretch after another has given it back are ordered behind it by their space's event: all eager
  * ones are. */
 static void* alloc(slimComm* comm, size_t bytes) {
-  uint8_t* p = take(comm->cuda, bytes);
+  uint8_t* p = take(comm->cuda, bytes, NULL);
   if (!p || setUp(comm->cuda, p, NULL, bytes) == slimSuccess) return p;
   giveBack(comm->cuda, p);
   return NULL;
@@ -236,7 +246,7 @@ static slimResult_t grow(cudaComm* c, uint8_t** block, size_t* has, size_t bytes
   if (bytes <= *has) return slimSuccess;
   if (!c->capture) giveBack(c, *block); /* a graph under capture still uses it */
   *has = 0;
-  *block = take(c, bytes);
+  *block = take(c, bytes, c->now);
   if (!*block) return slimSystemError;
   *has = bytes;
   return slimSuccess;
@@ -252,6 +262,13 @@ static slimResult_t stage(slimComm* comm, size_t bytes) {
 
 /* ---- Calls and streams ------------------------------------------------------------------------------------------ */
 
+/* A graph is not safe for threads: those that capture into one take turns at it. */
+static pthread_mutex_t graphLock = PTHREAD_MUTEX_INITIALIZER;
+static void turn(slimCopier* copier, bool take) {
+  const cudaComm* c = (const cudaComm*)copier;
+  if (c->takesTurns) (void)(take ? pthread_mutex_lock(&graphLock) : pthread_mutex_unlock(&graphLock));
+}
+
 /* A graph's buffers may have been an eager call's: those calls must have ended before a replay. */
 static slimResult_t drain(cudaComm* c) {
   CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -264,21 +281,82 @@ static slimResult_t drain(cudaComm* c) {
   return error == CUDA_SUCCESS ? slimSuccess : slimDriverFail(error, "StreamSynchronize");
 }
 
+/* Also called by the driver, on a thread of its own, when the communicator may be gone: no function of CUDA's, and no
+ * memory but this. */
+static void letGo(void* holders) {
+  if (holders && __atomic_sub_fetch((int*)holders, 1, __ATOMIC_ACQ_REL) == 0) free(holders);
+}
+
+/* Its graph has ended: no launch of it is under way or will be. */
+static bool isOver(const space* s) { return s->capture && __atomic_load_n(s->holders, __ATOMIC_ACQUIRE) == 1; }
+
 static void closeSpace(space* s) {
   const CUevent events[] = {s->last, s->forked, s->landed[0], s->landed[1]};
   for (int i = 0; i < 4; i++)
     if (events[i]) (void)slimCu.EventDestroy(events[i]);
   if (s->side) (void)slimCu.StreamDestroy(s->side);
+  letGo(s->holders);
   free(s);
 }
 
-static slimResult_t spaceOf(cudaComm* c, cuuint64_t capture) {
+/* A capture begins, and this rank's eager calls have ended: frees what belongs to graphs that all ranks have said to be
+ * done with. They are as many on each rank, in the same order, and the same ones. */
+static void freeGraphs(slimComm* home) {
+  cudaComm* c = home->cuda;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  int at = 0;
+  (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+  for (space** link = &c->spaces; *link && at < mostGraphs;) {
+    space* s = *link;
+    bool over = s->capture;
+    for (int r = 0; r < home->ranks && over; r++) over = c->gone[r * slimBallotWords + at / 64] >> at % 64 & 1;
+    at += s->capture != 0;
+    if (!over) {
+      link = &s->next;
+      continue;
+    }
+    *link = s->next;
+    for (slimTensor* t = home->tensors; t; t = t->next)
+      if (t->onDevice && ((const cudaTensor*)t->onDevice)->graph == s) slimTensorForget(t);
+    for (span* p = c->spans; p;) { /* giving back joins it with its neighbours */
+      const bool its = p->used && p->of == s;
+      if (its) giveBack(c, c->arena + p->at);
+      p = its ? c->spans : p->next;
+    }
+    closeSpace(s);
+  }
+  (void)slimCu.ThreadExchangeStreamCaptureMode(&mode);
+  memset(c->gone, 0, sizeof *c->gone * slimBallotWords * (size_t)home->ranks); /* the graphs' numbers have changed */
+}
+
+/* The graph holds a user object, as do its copies and what is made of it; the driver destroys that when the last of
+ * them has gone and has ended, some time later. */
+static slimResult_t tie(cudaComm* c, space* s, CUgraph graph) {
+  CUuserObject object;
+  s->holders = malloc(sizeof *s->holders);
+  if (!s->holders) return slimFail(slimSystemError, "out of memory for a communicator's buffers");
+  *s->holders = 1; /* until the driver has the other one */
+  SLIM_CU(UserObjectCreate, &object, s->holders, letGo, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC);
+  *s->holders = 2;
+  turn(&c->copier, true);
+  const CUresult error = slimCu.GraphRetainUserObject(graph, object, 1, CU_GRAPH_USER_OBJECT_MOVE);
+  turn(&c->copier, false);
+  if (error == CUDA_SUCCESS) return slimSuccess;
+  (void)slimCu.UserObjectRelease(object, 1);
+  return slimDriverFail(error, "GraphRetainUserObject");
+}
+
+static slimResult_t spaceOf(slimComm* comm, cuuint64_t capture, CUgraph graph) {
+  cudaComm* c = comm->cuda;
   for (space* s = c->spaces; s; s = s->next)
     if (s->capture == capture) {
       c->now = s;
       return slimSuccess;
     }
-  if (capture) SLIM_CHECK(drain(c));
+  if (capture) {
+    SLIM_CHECK(drain(c));
+    freeGraphs(comm->home);
+  }
   space* s = calloc(1, sizeof *s);
   if (!s) return slimFail(slimSystemError, "out of memory for a communicator's buffers");
   CUevent* const events[] = {&s->last, &s->forked, &s->landed[0], &s->landed[1]};
@@ -288,6 +366,12 @@ static slimResult_t spaceOf(cudaComm* c, cuuint64_t capture) {
     closeSpace(s);
     return slimDriverFail(error, "StreamCreate or EventCreate");
   }
+  const slimResult_t result = capture ? tie(c, s, graph) : slimSuccess;
+  if (result != slimSuccess) {
+    closeSpace(s);
+    return result;
+  }
+  c->captured |= capture != 0;
   s->capture = capture;
   s->next = c->spaces;
   c->spaces = c->now = s;
@@ -321,34 +405,28 @@ static bool alarmed(const slimComm* comm) { return __atomic_load_n(comm->cuda->r
 
 static uint64_t* words(slimComm* comm) { return comm->cuda->words; }
 
-/* What a graph's replays do is not known. */
+/* What a graph's replays do is not known, while there may be any. */
 static bool busy(slimComm* comm) {
   for (const space* s = comm->cuda->spaces; s; s = s->next)
-    if (s->capture || (s->recorded && slimCu.EventQuery(s->last) == CUDA_ERROR_NOT_READY)) return true;
+    if (s->capture ? !isOver(s) : s->recorded && slimCu.EventQuery(s->last) == CUDA_ERROR_NOT_READY) return true;
   return false;
-}
-
-/* A graph is not safe for threads: those that capture into one take turns at it. */
-static pthread_mutex_t graphLock = PTHREAD_MUTEX_INITIALIZER;
-static void turn(slimCopier* copier, bool take) {
-  const cudaComm* c = (const cudaComm*)copier;
-  if (c->takesTurns) (void)(take ? pthread_mutex_lock(&graphLock) : pthread_mutex_unlock(&graphLock));
 }
 
 static slimResult_t begin(slimComm* comm, CUstream stream) {
   cudaComm* c = comm->cuda;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  CUgraph graph = NULL;
   SLIM_CHECK(reported(comm));
   c->stream = c->copier.stream = stream;
   c->capture = 0;
-  if (stream != c->own) SLIM_CU(StreamGetCaptureInfo, stream, &status, &c->capture, NULL, NULL, NULL);
+  if (stream != c->own) SLIM_CU(StreamGetCaptureInfo, stream, &status, &c->capture, &graph, NULL, NULL);
   if (status == CU_STREAM_CAPTURE_STATUS_INVALIDATED)
     return slimFail(slimInvalidUsage, "the stream's capture has become invalid: an earlier operation broke it");
   if (status != CU_STREAM_CAPTURE_STATUS_ACTIVE) c->capture = 0;
-  SLIM_CHECK(spaceOf(c, c->capture));
+  c->takesTurns = c->capture && comm->transport->oneGraph;
+  SLIM_CHECK(spaceOf(comm, c->capture, graph));
   c->copier.side = c->now->side;
   c->copier.apart = false;
-  c->takesTurns = c->capture && comm->transport->oneGraph;
   turn(&c->copier, true);
   const CUresult error = c->now->recorded ? slimCu.StreamWaitEvent(stream, c->now->last, 0) : (CUresult)CUDA_SUCCESS;
   if (error == CUDA_SUCCESS) return slimSuccess;
@@ -393,6 +471,25 @@ static bool capturesOn(slimComm* comm, void* stream) {
   (void)slimCu.StreamGetCaptureInfo(stream, &status, &id, NULL, NULL, NULL);
   slimCudaLeave();
   return status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* With the first eager call after a capture, which may have replaced a graph; and with every graphCalls-th, while there
+ * are graphs: all that ranks have in common. */
+static uint64_t* graphsGone(slimComm* home, void* stream) {
+  cudaComm* c = home->cuda;
+  uint64_t* own = c->gone + slimBallotWords * (size_t)home->ranks;
+  bool some = false;
+  for (const space* s = c->spaces; s; s = s->next) some |= s->capture != 0;
+  if (!some || capturesOn(home, stream) || (++c->calls < graphCalls && !c->captured)) return NULL;
+  c->captured = false;
+  c->calls = 0;
+  memset(own, 0, sizeof *own * slimBallotWords);
+  int at = 0;
+  for (const space* s = c->spaces; s && at < mostGraphs; s = s->next) {
+    if (isOver(s)) own[at / 64] |= UINT64_C(1) << at % 64;
+    at += s->capture != 0;
+  }
+  return c->gone;
 }
 
 static slimResult_t holds(slimComm* comm, const char* name, const void* p) {
@@ -453,10 +550,23 @@ static slimCudaQueue queueOf(const slimTensor* t) {
 static void closeTensor(slimTensor* t) {
   cudaTensor* own = t->onDevice;
   if (!own) return;
-  giveBack(t->comm->cuda, own->slot);
+  cudaComm* c = t->comm->cuda;
+  giveBack(c, own->slot);
+  if (own->graph && own->mirror) { /* no step is under way that would still write it */
+    memcpy(own->mirror, &c->spare, sizeof c->spare);
+    c->spare = own->mirror;
+  }
   if (own->ownsFirst) free(own->first);
   free(own);
   t->onDevice = NULL;
+}
+
+static slimCudaSlot* newMirror(cudaComm* c) {
+  slimCudaSlot* m = c->spare;
+  if (!m) return c->numMirrors < mostMirrors ? &c->mirrors[c->numMirrors++] : NULL;
+  memcpy(&c->spare, m, sizeof c->spare);
+  memset(m, 0, sizeof *m);
+  return m;
 }
 
 static slimResult_t openTensor(slimTensor* t) {
@@ -469,13 +579,14 @@ static slimResult_t openTensor(slimTensor* t) {
   if (!own) return slimFail(slimSystemError, "out of memory for a tensor");
   t->onDevice = own;
   cudaComm* c = t->comm->cuda;
-  if (t->comm->settings.mirrored && c->numMirrors < mostMirrors) own->mirror = &c->mirrors[c->numMirrors++];
+  if (t->comm->settings.mirrored) own->mirror = newMirror(c);
+  if (t->ofGraph && c->capture) own->graph = c->now;
   const size_t bytes = slimCudaSlotBytes(t->compressor);
   const uint64_t slice = t->cut.slice < t->cut.count ? t->cut.slice : t->cut.count;
   slimResult_t result =
       slimCudaWorkspace(t->comm->cuda->device, t->compressor, t->type, slice, t->comm->ranks, &own->workspaceBytes);
   if (result == slimSuccess) result = grow(c, &c->now->passes, &c->now->passesBytes, own->workspaceBytes);
-  own->ownsFirst = bytes > (size_t)(c->firstsEnd - c->firsts);
+  own->ownsFirst = c->capture || bytes > (size_t)(c->firstsEnd - c->firsts); /* nothing stays under way in a capture */
   own->first = own->ownsFirst ? malloc(bytes) : (slimCudaSlot*)(void*)c->firsts;
   if (!own->ownsFirst) c->firsts += (bytes + 63) / 64 * 64;
   if (result == slimSuccess && !own->first) result = slimFail(slimSystemError, "out of memory for a tensor");
@@ -677,6 +788,7 @@ static const slimDevice slimCuda = {.readable = false,
                                     .captures = captures,
                                     .capturesOn = capturesOn,
                                     .holds = holds,
+                                    .graphsGone = graphsGone,
                                     .idle = idle,
                                     .domain = domain,
                                     .limit = limit,
@@ -741,9 +853,11 @@ static slimResult_t beModest(slimSettings* settings) {
 static slimResult_t reserve(cudaComm* c, int ranks, slimSettings* settings) {
   CUdeviceptr arena, report;
   if (settings->modest) SLIM_CHECK(beModest(settings));
-  const size_t bytes = settings->deviceBytes;
+  const size_t ballot = (size_t)(ranks + 1) * slimBallotWords * sizeof(uint64_t);
+  const size_t first = (ballot + arenaAlign - 1) / arenaAlign * arenaAlign; /* of the arena's spans */
+  const size_t bytes = settings->deviceBytes > first ? settings->deviceBytes : first;
   const size_t mirrors = settings->mirrored ? mostMirrors * sizeof(slimCudaSlot) : 0;
-  c->pinnedBytes = slimAlign64(sizeof(uint64_t) * (size_t)(ranks + 2) + mirrors) + firstsBytes;
+  c->pinnedBytes = slimAlign64(sizeof(uint64_t) * (size_t)(ranks + 2) + ballot + mirrors) + firstsBytes;
   SLIM_CU(StreamCreate, &c->own, CU_STREAM_NON_BLOCKING);
   for (int m = 0; m < slimMarks; m++) SLIM_CU(EventCreate, &c->mark[m], CU_EVENT_DISABLE_TIMING);
   SLIM_CU(EventCreate, &c->started, CU_EVENT_DEFAULT);
@@ -757,12 +871,14 @@ static slimResult_t reserve(cudaComm* c, int ranks, slimSettings* settings) {
   c->words = (uint64_t*)c->report + 1;
   c->firsts = (uint8_t*)c->report + c->pinnedBytes - firstsBytes;
   c->firstsEnd = c->firsts + firstsBytes;
-  c->mirrors = (slimCudaSlot*)(void*)(c->words + ranks + 1);
+  c->gone = c->words + ranks + 1;
+  c->mirrors = (slimCudaSlot*)(void*)(c->gone + (ranks + 1) * slimBallotWords);
   SLIM_CU(MemHostGetDevicePointer, &report, c->report, 0);
   c->reportOnDevice = (unsigned long long*)(uintptr_t)report;
   c->spans = calloc(1, sizeof *c->spans);
   if (!c->spans) return slimFail(slimSystemError, "out of memory for a communicator");
-  c->spans->bytes = bytes / arenaAlign * arenaAlign;
+  c->spans->at = first;
+  c->spans->bytes = bytes / arenaAlign * arenaAlign - first;
   return slimSuccess;
 }
 
@@ -797,6 +913,7 @@ slimResult_t slimCudaCommCreate(slimComm** comm, slimTransport* transport, const
     return result;
   }
   made->cuda = c;
+  made->ballot.there = c->arena;
   made->device = &slimCuda;
   transport->copier = &c->copier;
   *comm = made;

@@ -13,6 +13,8 @@ struct slimCall;
 struct slimComm;
 struct slimTensor;
 
+enum { slimBallotWords = 4 }; /* of a rank, at most */
+
 typedef struct slimDevice {
   /* The caller's thread can read buffers: it checks headers, and ranks agree before each call. Otherwise the device
    * checks headers, and what it finds is reported by a later call. */
@@ -53,6 +55,10 @@ typedef struct slimDevice {
    * where readable. */
   slimResult_t (*clock)(struct slimComm* comm, bool stop);
   slimResult_t (*clocked)(struct slimComm* comm, double* seconds);
+  /* Before an eager call on stream: whether ranks are to tell each other now which graphs they have done with. Then the
+   * words of slimBallotGather, of which this rank's are filled in; what all are done with is free when the next capture
+   * begins, on all ranks alike. NULL: not now. NULL where readable. */
+  uint64_t* (*graphsGone)(struct slimComm* comm, void* stream);
   /* ranks + 1 words in host memory that the device can read and write. NULL where readable. */
   uint64_t* (*words)(struct slimComm* comm);
 

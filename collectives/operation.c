@@ -81,8 +81,19 @@ static bool advanceAll(slimOperation* list, firstError* first) {
   return more && sent == slimSuccess;
 }
 
+/* What the operations of list want to come first. */
+static slimResult_t runBefore(slimOperation* list) {
+  slimOperation *first = NULL, **end = &first;
+  for (slimOperation* o = list; o; o = o->next) {
+    slimOperation* before = o->before ? o->before(o) : NULL;
+    if (before) *end = before, end = &before->next;
+  }
+  return first ? slimRun(first) : slimSuccess;
+}
+
 slimResult_t slimRun(slimOperation* list) {
   firstError first = {slimSuccess, ""};
+  note(&first, runBefore(list));
   slimOperation* shut = list; /* the first one that is not open */
   while (shut && first.result == slimSuccess) {
     note(&first, open(shut));

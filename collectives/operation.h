@@ -15,6 +15,8 @@ struct slimOperation {
   slimComm* comm;
   void* stream; /* as slimDevice's enter takes it, */
   bool own;     /* and this */
+  /* An operation that runs first; NULL: none. Itself NULL: never any. */
+  slimOperation* (*before)(slimOperation* operation);
   /* Checks. NULL: nothing to check. */
   slimResult_t (*open)(slimOperation* operation);
   /* What open did is undone: the operation does not take place. NULL: nothing to undo. */

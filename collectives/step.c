@@ -464,6 +464,16 @@ slimResult_t slimStepReserve(const slimCall* wanted) {
   return result;
 }
 
+/* Graphs end when each rank's program and driver let go of them. */
+static slimOperation* before(slimOperation* operation) {
+  slimCall* call = (slimCall*)operation;
+  slimComm* home = call->comm->home;
+  uint64_t* gone = home->device->readable ? NULL : home->device->graphsGone(home, operation->stream);
+  if (!gone) return NULL;
+  slimBallotGather(&call->ballot, home, operation->stream, gone);
+  return &call->ballot.base;
+}
+
 void slimStepPrepare(slimCall* call) {
   slimComm* home = call->tensor->comm->home;
   call->base.comm = call->comm = slimHierarchyRoute(home, call->collective, call->count);
@@ -471,6 +481,7 @@ void slimStepPrepare(slimCall* call) {
     call->whole = call->count;
     call->count = slimShardElements(home, call->count);
   }
+  call->base.before = before;
   call->base.open = open;
   call->base.abandon = abandon;
   call->base.advance = advance;

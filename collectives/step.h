@@ -2,7 +2,7 @@
 #ifndef SLIM_STEP_H_
 #define SLIM_STEP_H_
 
-#include "collectives/operation.h"
+#include "collectives/ballot.h"
 #include "collectives/tensor.h"
 
 #ifdef __cplusplus
@@ -75,6 +75,7 @@ struct slimCall {
   bool wrong; /* a payload's header is not what it must be: message says which; the call goes on, so that no rank hangs
                */
   char message[384];
+  slimBallot ballot; /* before it */
   slimPassStats stats;
   slimDirection up, downlink; /* the tensor's, or without feedback if its memory is left aside */
   slimBuffers send, recv, down;

@@ -35,6 +35,7 @@ typedef struct slimTensor {
   struct slimTensor* next;
   uint32_t slot;
   slimCompressor* compressor;
+  bool ofGraph;        /* its memory goes with the graph that captures its first call. Set before that */
   slimAlgorithm asked; /* instead of the settings' one; slimAlgorithmAuto: theirs. Set before the first call */
 
   /* Fixed by the first call. */

@@ -175,6 +175,8 @@ typedef void* slimStream_t;
  * - The state of a tensor is allocated by its first call. Once a tensor is past steps in full precision (warm-up,
  *   init=first, a new shift), its calls may be captured in a graph (all ranks' streams in one):
  *   each replay is a step of its own, with random draws of its own. resync and rand_diana are refused in a capture.
+ *   A graph keeps buffers (of config.deviceBytes) until it is gone on all ranks and eager calls with a tensor have told
+ *   them so: later captures have them then.
  * - Ranks do not compare their calls beforehand. A payload's header is checked by the kernel that reads it: where it is
  *   wrong that piece becomes NaN, and the next call on the communicator (or slimCommGetAsyncError) says
  *   slimInvalidUsage and names rank and slot.

@@ -54,6 +54,9 @@ extern "C" {
   X(StreamQuery, 2000)                               \
   X(StreamWaitEvent, 3020)                           \
   X(StreamGetCaptureInfo, 11030)                     \
+  X(UserObjectCreate, 11030)                         \
+  X(UserObjectRelease, 11030)                        \
+  X(GraphRetainUserObject, 11030)                    \
   X(ThreadExchangeStreamCaptureMode, 10010)
 
 #define SLIM_DRIVER_MEMBER_(name, version) PFN_cu##name##_v##version name;

@@ -85,16 +85,19 @@ static slimTensor_t tensorAt(const slimChannel* c, uint64_t i, int64_t* place) {
   return *place = -2, c->captured[i - (uint64_t)c->numBare];
 }
 
-/* What c's tensors did, before they go. */
+/* What a tensor did, before it goes. */
+static void addTotals(slimTensor_t tensor) {
+  __atomic_add_fetch(&gone.calls, tensor->calls, __ATOMIC_RELAXED);
+  __atomic_add_fetch(&gone.plainBytes, (uint64_t)tensor->plainBytes, __ATOMIC_RELAXED);
+  __atomic_add_fetch(&gone.wireBytes, tensor->wireBytes, __ATOMIC_RELAXED);
+}
+
+/* The same of all that c has. */
 static void keepTotals(slimChannel* c) {
-  slimTensorStats_t one = {.size = sizeof one};
   int64_t place;
   for (uint64_t i = 0; i < numTensors(c); i++) {
     slimTensor_t tensor = tensorAt(c, i, &place);
-    if (!tensor || slimTensorGetStats(tensor, &one) != slimSuccess) continue;
-    __atomic_add_fetch(&gone.calls, one.calls, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&gone.plainBytes, one.plainBytes, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&gone.wireBytes, one.wireBytes, __ATOMIC_RELAXED);
+    if (tensor) addTotals(tensor);
   }
 }
 
@@ -359,8 +362,26 @@ static slimResult_t placeTensor(slimChannel* c, const slimChannelCall* call, uin
   return slimSuccess;
 }
 
+/* Tensors whose graph has ended, and with it their memory, which the device freed. */
+static void dropEnded(slimChannel* c) {
+  int kept = 0;
+  for (int i = 0; i < c->numCaptured; i++) {
+    const slimTensor_t tensor = c->captured[i];
+    if (tensor->started) {
+      c->captured[kept++] = tensor;
+      continue;
+    }
+    addTotals(tensor);
+    slimTensorClose(tensor);
+  }
+  c->numCaptured = kept;
+}
+
 static slimResult_t capturedTensor(slimChannel* c, const slimChannelCall* call, slimTensor_t* tensor) {
-  SLIM_CHECK(statefulTensor(c, call, tensor));
+  SLIM_CHECK(openTensor(c, call, specOf(call, slimSpecFull), tensor));
+  (*tensor)->ofGraph = true;
+  SLIM_CHECK(reserve(c, call, tensor));
+  dropEnded(c);
   return *tensor ? append(&c->captured, &c->numCaptured, *tensor) : slimSuccess;
 }
 

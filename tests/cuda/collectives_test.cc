@@ -494,6 +494,8 @@ TEST_P(RescaleCancelAndReset, HaveTheCpusBits) {
   EXPECT_EQ(device.state, host.state);
 }
 
+std::string lastError() { return slimGetLastError(); }
+
 // ---- Graphs --------------------------------------------------------------------------------------------------------
 
 // slimTensorSetLambda between steps: a schedule.
@@ -665,6 +667,82 @@ TEST(DeviceGraphs, ReplaysRunBesideEagerCalls) {
   replayBeside("ef(qsgd(bits=4))");
 }
 
+// Far more graphs than there is room for, one after the other, beside one that stays; eager calls in between.
+TEST(DeviceGraphs, RoomComesBack) {
+  const int times = 8;
+  for (int ranks : kRanks) {
+    Case setup, eager;
+    setup.spec = eager.spec = "ef(qsgd(bits=4))";
+    setup.ranks = eager.ranks = ranks;
+    setup.count = eager.count = 9001;
+    setup.sliceBytes = eager.sliceBytes = kSlice;
+    eager.slot = 1;
+    SCOPED_TRACE(setup.name());
+    const Record hostEager = onHost(eager, times, Fill::kNormal);
+    Record host = inputsOf(setup, 1, Fill::kNormal); /* each step takes the same */
+    host.y.assign(3 * times + 1, std::vector<Bytes>(ranks));
+    forEachRank(ranks, configOf(setup), [&](int rank, slimComm_t comm) {
+      slimTensor_t tensor = open(setup, host, rank, comm);
+      for (auto& y : host.y) {
+        Buffer in(host.x[0][rank]), out(host.x[0][rank].size());
+        ASSERT_EQ(call(setup, slimAvg, rank, tensor, comm, in.data(), out.data(), nullptr), slimSuccess);
+        y[rank] = out.content();
+      }
+    });
+    for (const bool dropped : {true, false}) {
+      slimConfig_t config = configOf(setup);
+      config.deviceBytes = 640 << 10;
+      DeviceGroup group(ranks, config);
+      std::vector<std::unique_ptr<Stream>> own;
+      std::vector<CUstream> streams;
+      std::vector<std::unique_ptr<DeviceBuffer>> in, out;
+      std::vector<slimTensor_t> tensors(ranks), others(ranks);
+      std::vector<slimResult_t> answer(ranks);
+      for (int r = 0; r < ranks; r++) {
+        own.push_back(std::make_unique<Stream>());
+        streams.push_back(*own.back());
+        in.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
+        out.push_back(std::make_unique<DeviceBuffer>(host.x[0][r]));
+        tensors[r] = open(setup, host, r, group.comms[r]);
+        others[r] = open(eager, hostEager, r, group.comms[r]);
+      }
+      const auto step = [&](int r) {
+        answer[r] = call(setup, slimAvg, r, tensors[r], group.comms[r], in[r]->data(), out[r]->data(), streams[r]);
+      };
+      int steps = 0;
+      const auto replay = [&](CUgraphExec graph) {
+        CU_TEST(GraphLaunch, graph, streams[0]);
+        CU(StreamSynchronize, streams[0]);
+        for (int r = 0; r < ranks; r++) ASSERT_EQ(out[r]->content(), host.y[steps][r]) << "step " << steps;
+        steps++;
+      };
+      std::vector<CUgraphExec> graphs = {capture(group.devices, streams, step)};
+      replay(graphs[0]);
+      for (int k = 0; k < times; k++) {
+        graphs.push_back(capture(group.devices, streams, step));
+        if (answer[0] != slimSuccess) break;
+        replay(graphs.back());
+        replay(graphs[0]);
+        if (dropped) {
+          CU_TEST(GraphExecDestroy, graphs.back());
+          graphs.pop_back();
+          waitForDriver();
+        }
+        inThreads(group.devices, [&](int r) {
+          DeviceBuffer eagerIn(hostEager.x[k][r]), eagerOut(hostEager.x[k][r]);
+          ASSERT_EQ(call(eager, opOf(k), r, others[r], group.comms[r], eagerIn.data(), eagerOut.data(), streams[r]),
+                    slimSuccess)
+              << slimGetLastError();
+          CU(StreamSynchronize, streams[r]);
+          EXPECT_EQ(eagerOut.content(), hostEager.y[k][r]);
+        });
+      }
+      EXPECT_EQ(answer, std::vector<slimResult_t>(ranks, dropped ? slimSuccess : slimSystemError)) << lastError();
+      for (auto graph : graphs) CU_TEST(GraphExecDestroy, graph);
+    }
+  }
+}
+
 // Eager calls of one communicator share buffers: on changing streams they still run one after the other.
 TEST(DeviceCollectives, CallsOnDifferentStreamsAreOrdered) {
   Case setup;
@@ -694,8 +772,6 @@ TEST(DeviceCollectives, CallsOnDifferentStreamsAreOrdered) {
 }
 
 // ---- Errors --------------------------------------------------------------------------------------------------------
-
-std::string lastError() { return slimGetLastError(); }
 
 TEST(DeviceErrors, ArgumentsAreRefusedInWords) {
   slimConfig_t config = makeConfig();

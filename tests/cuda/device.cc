@@ -1,5 +1,6 @@
 #include "tests/cuda/device.h"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -102,6 +103,15 @@ void inThreads(const std::vector<int>& devices, const std::function<void(int ran
       body(r);
     });
   for (auto& t : threads) t.join();
+}
+
+void waitForDriver() {
+  CUuserObject last;
+  std::atomic<bool> told{false};
+  const auto tell = [](void* p) { *static_cast<std::atomic<bool>*>(p) = true; };
+  CU(UserObjectCreate, &last, &told, tell, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC);
+  CU(UserObjectRelease, last, 1);
+  while (!told) std::this_thread::yield();
 }
 
 CUgraphExec capture(const std::vector<int>& devices, const std::vector<CUstream>& streams,

@@ -67,6 +67,8 @@ class Stream {
 
 // A thread a rank, each with its device's context: body(rank).
 void inThreads(const std::vector<int>& devices, const std::function<void(int rank)>& body);
+// Until the driver has told the owners of what was destroyed before.
+void waitForDriver();
 // Enqueues what body(rank) does on streams[rank], in threads, into one graph whose origin is streams[0].
 CUgraphExec capture(const std::vector<int>& devices, const std::vector<CUstream>& streams,
                     const std::function<void(int rank)>& body);

@@ -15,7 +15,8 @@
  *                                   OP: sum avg max min prod half (premulsum); COUNT "*": all of the buffer
  *   check LABEL BUFFERS             what the last call left there: waits, compares; LABEL and buffer make the label
  *   group | end_group | sync | barrier | stream N | step (slimMarkStep) | signal (SIGUSR1) | pause MS
- *   capture | end_capture | replay
+ *   graph N | capture | end_capture | replay | drop    which of four; drop: destroys it
+ *   dropped                         waits for the driver to have told the owners of what was dropped
  *   loop N | end
  *   async C                         prints ncclCommGetAsyncError
  *   used LABEL                      bytes of the device's memory
@@ -126,8 +127,8 @@ typedef struct {
   Comm comm[mostComms];
   Buffer buffer[mostBuffers];
   cudaStream_t streams[2], stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
+  cudaGraph_t graphs[4], *graph;
+  cudaGraphExec_t execs[4], *exec;
   double* errors[mostLabels]; /* sums over calls */
   size_t numErrors[mostLabels];
   double norm[mostLabels];
@@ -349,6 +350,8 @@ static ncclResult_t call(Player* p, Collective k, char out, char in, const char*
   return result;
 }
 
+static void tell(void* told) { atomic_store((atomic_bool*)told, true); }
+
 static void* abortSoon(void* context) {
   usleep(20000);
   ncclCommAbort(((Player*)context)->aborting);
@@ -389,7 +392,7 @@ static ncclResult_t perform(Player* p, char w[mostWords][32]) {
     while (state == ncclInProgress) NCCL(ncclCommGetAsyncError(c->comm, &state));
 #ifdef PLAY_LINKED
     slimConfig_t settings = SLIM_CONFIG_INITIALIZER;
-    settings.deviceBytes = 32 << 20;
+    settings.deviceBytes = getenv("PLAY_BYTES") ? strtoul(getenv("PLAY_BYTES"), NULL, 10) : 32 << 20;
     if (spec && slimCommInitNCCL(&c->slim, c->comm, &settings) != slimSuccess)
       die("slimCommInitNCCL", slimGetLastError());
 #endif
@@ -461,6 +464,11 @@ static ncclResult_t perform(Player* p, char w[mostWords][32]) {
     CUDA(cudaStreamSynchronize(p->stream));
     return ncclSuccess;
   }
+  if (is(w[0], "graph")) {
+    p->graph = &p->graphs[atoi(w[1]) & 3];
+    p->exec = &p->execs[atoi(w[1]) & 3];
+    return ncclSuccess;
+  }
   if (is(w[0], "stream")) return p->stream = p->streams[atoi(w[1]) & 1], ncclSuccess;
   if (is(w[0], "barrier")) return barrier(), ncclSuccess;
   if (is(w[0], "seal")) return atomic_store(&sealed, true), ncclSuccess;
@@ -471,12 +479,25 @@ static ncclResult_t perform(Player* p, char w[mostWords][32]) {
     return ncclSuccess;
   }
   if (is(w[0], "end_capture")) {
-    CUDA(cudaStreamEndCapture(p->stream, &p->graph));
-    CUDA(cudaGraphInstantiate(&p->exec, p->graph, 0));
+    CUDA(cudaStreamEndCapture(p->stream, p->graph));
+    CUDA(cudaGraphInstantiate(p->exec, *p->graph, 0));
     return ncclSuccess;
   }
   if (is(w[0], "replay")) {
-    CUDA(cudaGraphLaunch(p->exec, p->stream));
+    CUDA(cudaGraphLaunch(*p->exec, p->stream));
+    return ncclSuccess;
+  }
+  if (is(w[0], "drop")) {
+    CUDA(cudaGraphDestroy(*p->graph));
+    CUDA(cudaGraphExecDestroy(*p->exec));
+    return ncclSuccess;
+  }
+  if (is(w[0], "dropped")) {
+    atomic_bool told = false;
+    cudaUserObject_t last; /* the driver tells owners one after the other */
+    CUDA(cudaUserObjectCreate(&last, &told, tell, 1, cudaUserObjectNoDestructorSync));
+    CUDA(cudaUserObjectRelease(last, 1));
+    while (!atomic_load(&told)) usleep(100);
     return ncclSuccess;
   }
   if (is(w[0], "ranges")) {
@@ -644,7 +665,11 @@ int main(int argc, char** argv) {
   pthread_barrier_init(&shared->barrier, &across, (unsigned)ranks);
   for (int i = 4; i + 1 < argc; i++)
     if (is(argv[i], "--linked")) spec = argv[i + 1];
-  for (int r = 0; r < ranks; r++) player[r].rank = r;
+  for (int r = 0; r < ranks; r++) {
+    player[r].rank = r;
+    player[r].graph = player[r].graphs;
+    player[r].exec = player[r].execs;
+  }
 
   int failed = 0, status;
   pthread_t thread[mostRanks];

@@ -823,6 +823,113 @@ TEST_P(NcclPreload, GraphsUntilTheRoomIsGone) {
   EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), ranks()) << r.text;
 }
 
+// Graphs that come and go, two at a time, beside an older one that stays; eager calls in between. They are far more
+// than 3 MB have room for. graphs false: the same steps without. fresh: each has an output of its own.
+std::string Recaptured(bool graphs, bool fresh) {
+  const auto use = [](int graph) { return "graph " + std::to_string(graph) + ";"; };
+  const auto make = [&](int graph, const std::string& call) {
+    return graphs ? use(graph) + "capture;" + call + "end_capture;" : "";
+  };
+  const auto play = [&](int graph, const std::string& call, const std::string& check) {
+    return (graphs ? use(graph) + "replay;" : call) + check;
+  };
+  const std::string old = "allreduce q p * sum;", one = "allreduce b a * sum;", two = "allreduce d a * sum;";
+  std::string script =
+      "init 0; buffers pq 40001 f32; buffers abd 40000 f32; buffers e 40002 f32; fill pe random 1;"
+      "allreduce e = * sum; check e e;" +
+      make(0, old) + play(0, old, "check o q;") + "loop 10; fill ae random 1;";
+  if (fresh) script += "buffers bd 40000 f32;";
+  script += make(1, one) + make(2, two);
+  for (int replay = 0; replay < 2; replay++) script += play(1, one, "check t b;") + play(2, two, "check t d;");
+  if (graphs) script += use(1) + "drop;" + use(2) + "drop; dropped;";
+  return script + play(0, old, "check o q;") + "allreduce e = * sum; check e e; end; destroy 0";
+}
+
+void ExpectTheSame(const Result& r, const Result& other) {
+  ASSERT_EQ(r.status, 0) << r.text;
+  ASSERT_EQ(other.status, 0) << other.text;
+  for (const char* label : {"tb", "td", "oq", "ee"}) {
+    EXPECT_EQ(r[label + std::string(".differ")], 0) << label;
+    EXPECT_EQ(r.bits.at(label), other.bits.at(label)) << label;
+  }
+}
+
+// What graphs have held is there again for others, on all ranks alike.
+TEST_P(NcclPreload, GraphsThatComeAndGo) {
+  const Result eager = Play({"", "", "threads", "", "ef(qsgd(bits=4))"}, ranks(), Recaptured(false, true));
+  for (const std::string as : {"threads", "processes", "one"}) {
+    SCOPED_TRACE(as);
+    const Result r = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1 SLIM_STATE_BYTES=6M SLIM_STATS=1", "", as},
+                          ranks(), Recaptured(true, true));
+    ASSERT_EQ(r.status, 0) << r.text;
+    if (ranks() == 1) continue;
+    ExpectTheSame(r, eager);
+    EXPECT_EQ(Count(r.text, "Set a larger SLIM_STATE_BYTES"), 0) << r.text;
+    const int calls = (2 + 3 * 10) * (as == "processes" ? 1 : ranks()); /* a captured one counts once */
+    EXPECT_EQ(Count(r.text, "compressed " + std::to_string(calls) + " calls"), 1) << r.text;
+  }
+}
+
+TEST_P(NcclPreload, GraphsOfTheApiThatComeAndGo) {
+  const Way way = {"", "", "threads", "", "ef(qsgd(bits=4))"};
+  Way tight = way;
+  tight.environment = "PLAY_BYTES=6000000";
+  ExpectTheSame(Play(tight, ranks(), Recaptured(true, false)), Play(way, ranks(), Recaptured(false, false)));
+}
+
+TEST(NcclPreloadGraphs, ComeAndGoAcrossDomains) {
+  const std::string way = "SLIM_COMPRESS='ef(qsgd(bits=4))' SLIM_CYCLE=1 SIMGPU_NVLINK=2 SLIM_STATE_BYTES=";
+  const Result r = Play({way + "6M"}, 4, Recaptured(true, true)), roomy = Play({way + "1G"}, 4, Recaptured(true, true));
+  ExpectTheSame(r, roomy);
+  EXPECT_GT(r["tb.off"], 0.01);
+}
+
+// Each rank lets go of its graphs at another time, and the driver of what they held at yet another.
+TEST_P(NcclPreload, RanksDropTheirGraphsApart) {
+  const int last = ranks() - 1;
+  const auto drop = [](int rank, int graph) {
+    const std::string who = "@" + std::to_string(rank) + " ";
+    return who + "graph " + std::to_string(graph) + ";" + who + "drop;";
+  };
+  std::string script = "init 0; buffers abcdef 20000 f32; loop 12; fill ae random 1;";
+  for (const int graph : {0, 1, 2})
+    script += "graph " + std::to_string(graph) + "; capture; allreduce " + "bcd"[graph] +
+              " a * sum; end_capture; replay; check t " + "bcd"[graph] + ";" + drop(0, graph) + "allreduce f e * sum;";
+  for (const int graph : {2, 0, 1})
+    for (int r = 1; r <= last; r++) script += (r == last ? "allreduce f e * sum;" : "") + drop(r, graph);
+  script +=
+      "check f f; end; dropped; loop 16; allreduce f e * sum; end; capture; allreduce b a * sum; end_capture; replay;"
+      "check u b; destroy 0";
+  for (const char* as : {"threads", "processes", "one"})
+    for (const int seed : {1, 2}) {
+      SCOPED_TRACE(as + std::to_string(seed));
+      const std::string way = "SLIM_COMPRESS='qsgd(bits=4)' SLIM_STATE_BYTES=1600K SIMGPU_SEED=";
+      const Result r = Play({way + std::to_string(seed), "", as}, ranks(), script);
+      ASSERT_EQ(r.status, 0) << r.text;
+      for (const char* label : {"tb", "tc", "td", "ff", "ub"}) {
+        EXPECT_EQ(r[label + std::string(".differ")], 0) << label;
+        EXPECT_LE(r[label + std::string(".off")], kBound4) << label;
+      }
+      if (ranks() == 1) continue;
+      EXPECT_GT(r["tb.off"], 1e-5);
+      EXPECT_GT(r["ub.off"], 1e-5) << "all graphs have ended, but there is no room";
+    }
+}
+
+// A communicator's memory is free once its graphs are gone, too; the driver may tell of them after it.
+TEST(NcclPreloadGraphs, DoNotKeepCommunicators) {
+  const std::string graph = "capture; allreduce b a * sum; end_capture; replay; check t b; drop;";
+  for (const char* as : {"threads", "one"}) {
+    const Result r = Play({"SLIM_COMPRESS='ef(qsgd(bits=4))'", "", as}, 3,
+                          "buffers ab 1000 f32; fill a random 1; init 0;" + graph + "dropped; destroy 0; init 0;" +
+                              "used before; destroy 0; loop 20; init 0;" + graph +
+                              "destroy 0; end; dropped; init 0; used after; destroy 0");
+    ASSERT_EQ(r.status, 0) << r.text;
+    EXPECT_GT(r["tb.off"], 0.01);
+    EXPECT_LE(r["after.peak"], r["before.peak"]);
+  }
+}
+
 // ---- Errors -------------------------------------------------------------------------------------------------------
 
 TEST(NcclPreloadErrors, RanksThatMakeOtherCalls) {
