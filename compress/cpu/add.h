@@ -28,10 +28,10 @@ typedef struct {
     statement;                                                            \
   }
 
-/* value: of the i-th element from `codes` on, of `bits` bits each, and `signs`, whose place in a word of 32 is the
- * constant j; of addend *q. The memory ahead of each loop is fetched bit by bit: a burst of prefetches would block the
- * loads behind it. */
-#define SLIM_ADD(bits, value)                                                                                       \
+/* sum, rest: a plus, and a minus, the i-th element from `codes` on, of `bits` bits each, and `signs`, whose place in a
+ * word of 32 is the constant j; of addend *q. The memory ahead of each loop is fetched bit by bit: a burst of
+ * prefetches would block the loads behind it. */
+#define SLIM_ADD(bits, value, plus)                                                                                 \
   for (size_t at_ = 0; at_ < size; at_ += SLIM_TOGETHER * SLIM_LANES) {                                             \
     slimVector sum_[SLIM_TOGETHER];                                                                                 \
     if (start)                                                                                                      \
@@ -42,7 +42,7 @@ typedef struct {
       const uint8_t *codes = q->codes + at_ * (bits) / 8, *signs = q->signs + at_ / 8;                              \
       (void)signs;                                                                                                  \
       slimPrefetch(codes + SLIM_AHEAD / 8, SLIM_TOGETHER * SLIM_LANES * (bits) / 8);                                \
-      SLIM_TOGETHER_AT(sum_[j_] += (value))                                                                         \
+      SLIM_TOGETHER_AT(sum_[j_] = plus(sum_[j_], value))                                                            \
     }                                                                                                               \
     SLIM_TOGETHER_AT(sum_[j_] *= weight)                                                                            \
     if (more) {                                                                                                     \
@@ -51,13 +51,13 @@ typedef struct {
     }                                                                                                               \
     SLIM_TOGETHER_AT(most = slimLarger(most, (slimBitsVector)slimAbs(sum_[j_])); slimStore(out + at_, i, sum_[j_])) \
   }
-#define SLIM_TAKE(bits, value)                                                                                        \
+#define SLIM_TAKE(bits, value, plus)                                                                                  \
   for (size_t at_ = 0; at_ < size; at_ += SLIM_TOGETHER * SLIM_LANES) {                                               \
     const uint8_t *codes = q->codes + at_ * (bits) / 8, *signs = q->signs + at_ / 8;                                  \
     (void)signs;                                                                                                      \
     slimPrefetch(codes + SLIM_AHEAD / 8, SLIM_TOGETHER * SLIM_LANES * (bits) / 8);                                    \
     if (at_ >= fetchFrom) slimPrefetch((const char*)(out + at_) + SLIM_AHEAD_OF_TWO, 4 * SLIM_TOGETHER * SLIM_LANES); \
-    SLIM_TOGETHER_AT(slimStore(out + at_, i, slimLoad(start + at_, i) - (value)))                                     \
+    SLIM_TOGETHER_AT(slimStore(out + at_, i, plus(slimLoad(start + at_, i), -(value))))                               \
   }
 
 /* Whether slimAddUnits knows it. */
@@ -87,36 +87,40 @@ SLIM_ALWAYS slimVector slimCodeValues(const slimAddend* q, slimSignedVector code
 #endif
   return slimToFloats((codes & ((1 << bits) - 1)) - levels) * q->scale;
 }
-/* The value's expression for each of them. */
-#define SLIM_ADDED(LOOP)                                                                     \
-  switch (node->op) {                                                                        \
-    case slimOp_fp16:                                                                        \
-      LOOP(16, slimHalfFloats(*(const slimHalfVector*)(const void*)(codes + 2 * i)))         \
-      break;                                                                                 \
-    case slimOp_bf16:                                                                        \
-      LOOP(16, (slimVector)(slimHalvesAt(codes, i) << 16))                                   \
-      break;                                                                                 \
-    case slimOp_fp8:                                                                         \
-      if (node->e5m2)                                                                        \
-        LOOP(8, slimE5m2At(codes, i) * q->scale)                                             \
-      else                                                                                   \
-        LOOP(8, slimE4m3At(codes, i) * q->scale)                                             \
-      break;                                                                                 \
-    case slimOp_sign:                                                                        \
-    case slimOp_onebit:                                                                      \
-      LOOP(1, (slimVector)(slimSignsOf(slimStreamAt(codes, i), j) ^ slimBits(q->scale)))     \
-      break;                                                                                 \
-    case slimOp_natural:                                                                     \
-      LOOP(8, (slimVector)(slimBytesAt(codes, i) << 23) *                                    \
-                  (slimVector)(slimSignsOf(slimStreamAt(signs, i), j) ^ slimBits(q->scale))) \
-      break;                                                                                 \
-    default: /* ternary, qsgd */                                                             \
-      if (node->bits == 2)                                                                   \
-        LOOP(2, slimCodeValues(q, slimPairsAt(codes, i), 2, levels))                         \
-      else if (node->bits == 4)                                                              \
-        LOOP(4, slimCodeValues(q, slimNibblesAt(codes, i), 4, levels))                       \
-      else                                                                                   \
-        LOOP(8, slimToFloats(slimBytesAt(codes, i) - levels) * q->scale)                     \
+/* The value's expression for each of them. The product of e4m3 and its scale, a power of two, is exact. */
+#define SLIM_PLUS(a, value) (a) + (value)
+#define SLIM_PLUS_SCALED(a, value) slimExactMulAdd(value, slimAll(q->scale), a)
+#define SLIM_ADDED(LOOP)                                                                            \
+  switch (node->op) {                                                                               \
+    case slimOp_fp16:                                                                               \
+      LOOP(16, slimHalfFloats(*(const slimHalfVector*)(const void*)(codes + 2 * i)), SLIM_PLUS)     \
+      break;                                                                                        \
+    case slimOp_bf16:                                                                               \
+      LOOP(16, (slimVector)(slimHalvesAt(codes, i) << 16), SLIM_PLUS)                               \
+      break;                                                                                        \
+    case slimOp_fp8:                                                                                \
+      if (node->e5m2)                                                                               \
+        LOOP(8, slimE5m2At(codes, i) * q->scale, SLIM_PLUS)                                         \
+      else                                                                                          \
+        LOOP(8, slimE4m3At(codes, i), SLIM_PLUS_SCALED)                                             \
+      break;                                                                                        \
+    case slimOp_sign:                                                                               \
+    case slimOp_onebit:                                                                             \
+      LOOP(1, (slimVector)(slimSignsOf(slimStreamAt(codes, i), j) ^ slimBits(q->scale)), SLIM_PLUS) \
+      break;                                                                                        \
+    case slimOp_natural:                                                                            \
+      LOOP(8,                                                                                       \
+           (slimVector)(slimBytesAt(codes, i) << 23) *                                              \
+               (slimVector)(slimSignsOf(slimStreamAt(signs, i), j) ^ slimBits(q->scale)),           \
+           SLIM_PLUS)                                                                               \
+      break;                                                                                        \
+    default: /* ternary, qsgd */                                                                    \
+      if (node->bits == 2)                                                                          \
+        LOOP(2, slimCodeValues(q, slimPairsAt(codes, i), 2, levels), SLIM_PLUS)                     \
+      else if (node->bits == 4)                                                                     \
+        LOOP(4, slimCodeValues(q, slimNibblesAt(codes, i), 4, levels), SLIM_PLUS)                   \
+      else                                                                                          \
+        LOOP(8, slimToFloats(slimBytesAt(codes, i) - levels) * q->scale, SLIM_PLUS)                 \
   }
 #if SLIM_LANES == 16
 /* ±scale added and taken: minus where the bit is 1. */
