@@ -199,7 +199,8 @@ TEST_P(NcclPreload, AutoIsMeasuredAtCreation) {
       SCOPED_TRACE(as + " " + rate);
       if (*rate && (as != "one" || ranks() == 8)) continue; /* slow */
       const Result r =
-          Play({std::string(rate) + "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_DEBUG=INFO", "", as}, ranks(), script);
+          Play({std::string(rate) + "SLIM_COMPRESS='auto(qsgd(bits=8))' SLIM_STATE_BYTES=32M SLIM_DEBUG=INFO", "", as},
+               ranks(), script);
       ASSERT_EQ(r.status, 0) << r.text;
       for (const char* label : {"tm", "tn", "to", "td"}) {
         EXPECT_LE(r[label + std::string(".off")], kBound8) << label;
