@@ -282,23 +282,6 @@ static inline slimVector slimGreater(slimVector a, slimVector b) {
 #endif
 }
 static inline slimSignedVector slimTruncated(slimVector x) { return __builtin_convertvector(x, slimSignedVector); }
-#if SLIM_LANES > 4
-/* Bit j: lane j's sign; a is below b in lane j. */
-static inline uint32_t slimSigns(slimVector x) {
-#if defined(__AVX512F__)
-  return _mm512_movepi32_mask((__m512i)x);
-#else
-  return (uint32_t)_mm256_movemask_ps((__m256)x);
-#endif
-}
-static inline uint32_t slimBelow(slimVector a, slimVector b) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
-#else
-  return slimSigns((slimVector)(a < b));
-#endif
-}
-#endif
 /* k + step where a is below b. */
 static inline slimSignedVector slimAddWhereBelow(slimSignedVector k, slimSignedVector step, slimVector a,
                                                  slimVector b) {
