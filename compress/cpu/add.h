@@ -28,9 +28,9 @@ typedef struct {
     statement;                                                            \
   }
 
-/* sum, rest: a plus, and a minus, the i-th element from `codes` on, of `bits` bits each, and `signs`, whose place in a
- * word of 32 is the constant j; of addend *q. The memory ahead of each loop is fetched bit by bit: a burst of
- * prefetches would block the loads behind it. */
+/* value: of the i-th element from `codes` on, of `bits` bits each, and `signs`, whose place in a word of 32 is the
+ * constant j; of addend *q. plus(a, value): how it is added. The memory ahead of each loop is fetched bit by bit: a
+ * burst of prefetches would block the loads behind it. */
 #define SLIM_ADD(bits, value, plus)                                                                                 \
   for (size_t at_ = 0; at_ < size; at_ += SLIM_TOGETHER * SLIM_LANES) {                                             \
     slimVector sum_[SLIM_TOGETHER];                                                                                 \
